@@ -1,0 +1,1 @@
+"""Segue's tests, by room."""
