@@ -1,4 +1,4 @@
-"""The house's own rules, held by machine: which room may import which, how long a file may grow, what is never written."""
+"""The house's own rules, held by machine: who imports what, how long files grow, what is never written."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def python_files(room: str) -> list[Path]:
 
 
 def imports_of(path: Path, *, top_level_only: bool = False) -> set[str]:
-    """Names of the top packages that a file imports; with top_level_only just those paid for at import time."""
+    """Top packages that a file imports; with top_level_only just those paid for at import time."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found: set[str] = set()
 
