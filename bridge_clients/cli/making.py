@@ -1,0 +1,353 @@
+"""From a checked request to files in a folder: what ``continue``, ``generate`` and ``demo`` have in
+common.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from bridge_clients.cli import connect as connection
+from bridge_clients.cli.exits import CANCELLED, DONE
+from bridge_clients.cli.landing import Collector, Folder, LandedStem, joined, land, new_folder
+from bridge_clients.cli.progress import Reporter, reporter_for
+from bridge_clients.cli.request import bar_lines_s
+from bridge_clients.cli.running import Outcome, run_job
+from bridge_clients.cli.version import version
+from protocol.submit import Submit
+
+if TYPE_CHECKING:
+    from bridge_clients.audio_files import Excerpt, Subtype, WrittenFile
+
+_STEMS_GUESS = 4  # for the room on the disk, before the model has said what it makes
+
+
+@dataclasses.dataclass(frozen=True)
+class Making:
+    """One job as the command sees it: the request, where it came from, how it is to be written."""
+
+    command: str
+    name: str
+    submit: Submit
+    subtype: Subtype
+    excerpt: Excerpt | None = None
+
+
+def make(args: Any, making: Making) -> int:
+    """Run the job and write its files; returns the exit status. Refusals and failures leave nothing
+    behind.
+    """
+    reporter = reporter_for(args)
+    try:
+        return _make(args, making, reporter)
+    finally:
+        reporter.close()
+
+
+def _make(args: Any, making: Making, reporter: Reporter) -> int:
+    submit = making.submit
+    folder = new_folder(args.out, making.name)
+    collector = Collector(folder.path, rate_hz=submit.host_rate_hz, channels=submit.host_channels)
+    try:
+        stems = _STEMS_GUESS if args.stems else 1
+        # Float parts and finished files lie side by side for a moment.
+        folder.need(2.0 * submit.length_frames * submit.host_channels * 4 * submit.variations * stems)
+        with connection.connect(reporter=reporter) as client:
+            outcome = run_job(client, submit, collector, reporter, _cancel)
+        if outcome.cancelled:
+            reporter.event("cancelled", message="Cancelled; nothing was kept here.")
+            reporter.note(f"Cancelled: job {outcome.job} has stopped, and nothing was kept here.")
+            return CANCELLED
+        try:
+            files = land(collector, folder.path, frames=submit.length_frames, subtype=making.subtype)
+        except BaseException:
+            folder.remove_takes()
+            reporter.note(f"The daemon still has the takes: segue takes export {outcome.job}")
+            raise
+        _finish(args, making, folder, collector, files, outcome, reporter)
+        return DONE
+    finally:
+        collector.close()
+        folder.remove_if_empty()
+
+
+def _cancel(job: str) -> None:
+    with connection.connect(autostart=False) as client:
+        client.cancel(job)
+
+
+def _finish(
+    args: Any,
+    making: Making,
+    folder: Folder,
+    collector: Collector,
+    files: list[LandedStem],
+    outcome: Outcome,
+    reporter: Reporter,
+) -> None:
+    """Joined files, manifest, picture, and the last words."""
+    joined_files = _write_joined(making, folder, collector)
+    for landed in files:
+        _tell_file(reporter, landed.take, "take", landed.variation, landed.stem)
+        if landed.handle:
+            _tell_file(reporter, landed.handle, "handle", landed.variation, landed.stem)
+    for number, written in joined_files:
+        _tell_file(reporter, written, "joined", number, "mix")
+    clipped = [item for item in files if item.take.clipped_samples]
+    for item in clipped:
+        reporter.note(
+            f"{item.take.path.name}: {item.take.clipped_samples} samples were louder than full scale "
+            f"(peak {item.take.peak:.3f}) and were clipped; --subtype float keeps them."
+        )
+    picture = None
+    if args.overview:
+        picture = _draw(making, folder, collector, outcome, reporter)
+    _write_manifest(making, folder, files, joined_files, outcome, picture)
+    reporter.event("file", path=str(folder.path / "manifest.json"), kind="manifest")
+    seconds = making.submit.length_frames / making.submit.host_rate_hz
+    made_s = seconds * making.submit.variations
+    reporter.event(
+        "done",
+        folder=str(folder.path),
+        files=sorted(entry.name for entry in folder.path.iterdir() if not entry.name.startswith(".")),
+        seed=outcome.seed,
+        model=_model_name(making, outcome),
+        first_audio_s=_rounded(outcome.first_audio_s),
+        total_s=_rounded(outcome.total_s),
+        xrt=_rounded(made_s / outcome.total_s) if outcome.total_s else None,
+    )
+    reporter.close()
+    reporter.summary(_last_words(making, folder, files, joined_files, outcome, picture))
+
+
+def _tell_file(reporter: Reporter, written: WrittenFile, kind: str, variation: int, stem: str) -> None:
+    reporter.event(
+        "file", path=str(written.path), kind=kind, variation=variation, stem=stem, frames=written.frames
+    )
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+def _model_name(making: Making, outcome: Outcome) -> str:
+    told = outcome.manifest.get("model")
+    if isinstance(told, dict):
+        told = told.get("name")
+    return str(told or (outcome.started and outcome.started.model) or making.submit.model or "default model")
+
+
+def _write_joined(making: Making, folder: Folder, collector: Collector) -> list[tuple[int, WrittenFile]]:
+    """``v1.joined.wav`` …: what was heard before and the mix of the take, in one file."""
+    from bridge_clients.audio_files import write_wav
+
+    if making.excerpt is None:
+        return []
+    return [
+        (
+            variation + 1,
+            write_wav(
+                folder.path / f"v{variation + 1}.joined.wav",
+                joined(making.excerpt.samples, handle, take),
+                collector.rate_hz,
+                making.subtype,
+            ),
+        )
+        for variation, stem, handle, take in collector.stems()
+        if stem == "mix"
+    ]
+
+
+def _draw(
+    making: Making, folder: Folder, collector: Collector, outcome: Outcome, reporter: Reporter
+) -> str | None:
+    """``overview.png``; a picture that cannot be drawn is said, and costs nobody their takes."""
+    import logging
+
+    from bridge_clients.overview import Overview, TakePicture, draw
+
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its font cache is nobody's business here
+    submit = making.submit
+    rate = submit.host_rate_hz
+    length_s = submit.length_frames / rate
+    words = [_model_name(making, outcome)]
+    if outcome.seed is not None:
+        words.append(f"seed {outcome.seed}")
+    words.extend(_tempo_words(submit))
+    words.append(f"{rate / 1000:g} kHz {'stereo' if submit.host_channels == 2 else 'mono'}")
+    if submit.text:
+        words.append(f"“{submit.text[:60]}{'…' if len(submit.text) > 60 else ''}”")
+    how = "goes on" if making.excerpt else "generated"
+    overview = Overview(
+        title=f"{making.name} {how} for {_length_words(submit)}",
+        subtitle=" · ".join(words),
+        rate_hz=rate,
+        takes=[
+            TakePicture(f"take {variation + 1}", take)
+            for variation, stem, _handle, take in collector.stems()
+            if stem == "mix"
+        ],
+        prompt=making.excerpt.samples if making.excerpt else None,
+        bar_lines_s=bar_lines_s(submit, max(length_s, 4.0), length_s),
+    )
+    try:
+        draw(overview, folder.path / "overview.png")
+    except Exception as error:  # whatever a drawing library may raise: the takes are what counts
+        from bridge_clients.cli.incident import write_incident
+
+        write_incident(error)
+        reporter.note(f"overview.png could not be drawn ({type(error).__name__}); the takes are complete.")
+        (folder.path / "overview.png").unlink(missing_ok=True)
+        return None
+    reporter.event("file", path=str(folder.path / "overview.png"), kind="overview")
+    return "overview.png"
+
+
+def _tempo_words(submit: Submit) -> list[str]:
+    if submit.tempo_map is None:
+        return []
+    change = submit.tempo_map.changes[0]
+    from protocol.fields import fraction
+
+    return [f"{float(fraction(change.bpm)):g} BPM {change.beats}/{change.unit}"]
+
+
+def _length_words(submit: Submit) -> str:
+    if submit.length.bars is not None:
+        bars = submit.length.bars
+        return f"{bars} bar{'' if bars == 1 else 's'}"
+    return f"{submit.length_frames / submit.host_rate_hz:.3f}".rstrip("0").rstrip(".") + " s"
+
+
+def _write_manifest(
+    making: Making,
+    folder: Folder,
+    files: list[LandedStem],
+    joined_files: list[tuple[int, WrittenFile]],
+    outcome: Outcome,
+    picture: str | None,
+) -> None:
+    """``manifest.json``, last of all: a folder that has one is complete."""
+    import json
+
+    from bridge_clients.audio_files import publish
+
+    submit, excerpt = making.submit, making.excerpt
+    request = submit.to_map()
+    request.pop("key", None)
+    seconds = submit.length_frames / submit.host_rate_hz
+    content = {
+        "manifest": 1,
+        "segue": version(),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": making.command,
+        "job": outcome.job,
+        "key": submit.key.hex(),
+        "request": request,
+        "seed": outcome.seed,
+        "model": outcome.manifest.get("model") or _model_name(making, outcome),
+        "started": outcome.started.to_map() if outcome.started else None,
+        "rate_hz": submit.host_rate_hz,
+        "channels": submit.host_channels,
+        "frames": submit.length_frames,
+        "seconds": seconds,
+        "subtype": making.subtype,
+        "input": excerpt
+        and {
+            "path": str(excerpt.info.path.absolute()),
+            "rate_hz": excerpt.info.rate_hz,
+            "channels": excerpt.info.channels,
+            "subtype": excerpt.info.subtype,
+            "heard_from_sample": excerpt.start_frame,
+            "seam_sample": excerpt.end_frame,
+            "seam_s": excerpt.end_frame / excerpt.info.rate_hz,
+        },
+        "takes": [
+            {
+                "variation": item.variation,
+                "stem": item.stem,
+                **_file_map(item.take),
+                "handle": item.handle and _file_map(item.handle),
+            }
+            for item in files
+        ],
+        "joined": [{"variation": number, **_file_map(written)} for number, written in joined_files],
+        "overview": picture,
+        "times": {
+            "first_audio_s": _rounded(outcome.first_audio_s),
+            "total_s": _rounded(outcome.total_s),
+            "xrt": _rounded(seconds * submit.variations / outcome.total_s) if outcome.total_s else None,
+        },
+        "daemon": outcome.manifest,
+    }
+    temporary = folder.path / ".manifest.json.writing"
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n", "utf-8")
+    publish(temporary, folder.path / "manifest.json")
+
+
+def _file_map(written: WrittenFile) -> dict[str, Any]:
+    import math
+
+    return {
+        "file": written.path.name,
+        "frames": written.frames,
+        "peak": round(written.peak, 6),
+        "peak_dbfs": round(20 * math.log10(written.peak), 2) if written.peak > 0 else None,
+        "clipped_samples": written.clipped_samples,
+        "sha256": written.sha256,
+    }
+
+
+def _last_words(
+    making: Making,
+    folder: Folder,
+    files: list[LandedStem],
+    joined_files: list[tuple[int, WrittenFile]],
+    outcome: Outcome,
+    picture: str | None,
+) -> list[str]:
+    submit = making.submit
+    seconds = submit.length_frames / submit.host_rate_hz
+    takes = f"{submit.variations} take{'s' if submit.variations > 1 else ''}"
+    speed = seconds * submit.variations / max(outcome.total_s, 1e-9)
+    lines = [
+        f"{takes} of {_length_words(submit)} ({submit.length_frames} samples, {seconds:.3f} s) from "
+        f"{_model_name(making, outcome)}, seed {outcome.seed}.",
+        f"First audio after {outcome.first_audio_s or 0:.2f} s, all of it after {outcome.total_s:.2f} s: "
+        f"{speed:.2f} seconds of audio per second.",
+        f"Files in {folder.path}:",
+    ]
+    if joined_files:
+        names = ", ".join(written.path.name for _number, written in joined_files)
+        lines.append(f"  {names}: what was there and how it goes on, in one file")
+    for item in files:
+        if item.variation == 1:
+            of = f"v1…v{submit.variations}" if submit.variations > 1 else "v1"
+            what = "the take alone, from the seam on" if item.stem == "mix" else "its stem"
+            lines.append(f"  {of}.{item.stem}.wav: {what}")
+    if picture:
+        lines.append(f"  {picture}: waveform and spectrogram, the seam marked")
+    first = joined_files[0][1].path if joined_files else files[0].take.path
+    lines.append(f"To hear it: {_player()} {_quoted(str(first))}")
+    return lines
+
+
+def _player() -> str:
+    """A player that is on this machine, or the words to find one."""
+    if sys.platform == "darwin":
+        return "afplay"
+    if sys.platform == "win32":
+        return "start"
+    for words in ("pw-play", "aplay -q", "ffplay -autoexit -nodisp", "mpv", "xdg-open"):
+        if shutil.which(words.split()[0]):
+            return words
+    return "open in any player:"
+
+
+def _quoted(path: str) -> str:
+    import shlex
+
+    return shlex.quote(path) if sys.platform != "win32" else f'"{path}"'

@@ -1,0 +1,203 @@
+"""What a job looks like while it runs: a live bar in a terminal, plain lines elsewhere, JSON lines for
+scripts.
+
+All reporters have the same face, so the code that runs a job does not know who is watching. JSON lines go to
+stdout, everything for eyes goes to stderr, so that the last lines on stdout of a human run are the files.
+
+JSON lines. Every line is an object with ``event``, ``time_s`` (seconds since the command began) and, once it
+is known, ``job``:
+
+=========== ==========================================================================================
+event       other fields
+=========== ==========================================================================================
+submitted   state, position, frames, rate, channels, variations, folder
+progress    state, position, step, steps, seconds, xrt, eta_ms (absent when unknown)
+accepted    position
+started     attempt, model, device, precision
+audio       variation (from 1), stem, position (frames from the seam), frames, seconds
+requeued    why, discard_from
+file        path, kind ("take", "handle", "joined", "manifest", "overview"), variation, stem, frames
+note        message: something to know, for example samples that had to be clipped
+cancelled   message
+error       status, code, message, field, value, allowed, retry
+done        folder, files, seed, model, first_audio_s, total_s, xrt
+=========== ==========================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any, TextIO
+
+_PLAIN_EVERY_S = 5.0
+
+STATE_WORDS = {
+    "queued": "waiting",
+    "loading": "loading the model",
+    "prefill": "listening",
+    "generating": "playing on",
+    "running": "playing on",
+    "decoding": "decoding",
+    "finishing": "writing the takes",
+    "cancelling": "cancelling",
+}
+
+
+def clock(seconds: float) -> str:
+    """4.2 s, 1:05, 2:03:04."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def state_words(tick: dict[str, Any]) -> str:
+    """What the daemon is doing, in words; with the place in the queue while it waits."""
+    state = str(tick.get("state", ""))
+    words = STATE_WORDS.get(state, state)
+    place = tick.get("position")
+    if state == "queued" and place:
+        words += f", {place} job{'s' if place > 1 else ''} in front"
+    return words
+
+
+def speed_words(tick: dict[str, Any]) -> str:
+    """Speed as a multiple of real time, and the time left, as far as they are known."""
+    words = []
+    if tick.get("xrt"):
+        words.append(f"{tick['xrt']:.2f} xrt")
+    if tick.get("eta_ms") is not None:
+        words.append(f"{clock(tick['eta_ms'] / 1000)} left")
+    return ", ".join(words)
+
+
+class Reporter:
+    """The quiet one: says nothing. The others override what they have something to say about."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._begun
+
+    def note(self, message: str) -> None:
+        """Something to know that is no failure."""
+
+    def event(self, name: str, **fields: Any) -> None:
+        """A step of the job, for scripts; see the table above."""
+
+    def tick(self, tick: dict[str, Any]) -> None:
+        """The newest state of the job: absolute values only."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was found."""
+
+    def summary(self, lines: list[str]) -> None:
+        """The last words of a job that went well."""
+
+
+class JsonReporter(Reporter):
+    """One JSON object per line on stdout."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream, self._job = stream, None
+
+    def event(self, name: str, **fields: Any) -> None:
+        self._job = fields.pop("job", self._job)
+        line = {"event": name, "time_s": round(self.elapsed_s, 3)}
+        if self._job:
+            line["job"] = self._job
+        line.update({key: value for key, value in fields.items() if value is not None})
+        self._stream.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+        self._stream.flush()
+
+    def note(self, message: str) -> None:
+        self.event("note", message=message)
+
+    def tick(self, tick: dict[str, Any]) -> None:
+        self.event("progress", **tick)
+
+
+class PlainReporter(Reporter):
+    """Lines on stderr, when the state changes or a while has passed: for logs and pipes."""
+
+    def __init__(self, stream: TextIO, results: TextIO) -> None:
+        super().__init__()
+        self._stream, self._results = stream, results
+        self._state, self._said = "", 0.0
+
+    def note(self, message: str) -> None:
+        self._stream.write(f"{message}\n")
+        self._stream.flush()
+
+    def tick(self, tick: dict[str, Any]) -> None:
+        state, now = state_words(tick), time.monotonic()
+        if state == self._state and now - self._said < _PLAIN_EVERY_S:
+            return
+        self._state, self._said = state, now
+        words = [state]
+        if tick.get("steps"):
+            words.append(f"{100 * tick.get('step', 0) // tick['steps']} %")
+        if speed := speed_words(tick):
+            words.append(speed)
+        self.note(", ".join(words))
+
+    def summary(self, lines: list[str]) -> None:
+        self._results.write("".join(f"{line}\n" for line in lines))
+        self._results.flush()
+
+
+class RichReporter(PlainReporter):
+    """A live progress bar on a terminal."""
+
+    def __init__(self, stream: TextIO, results: TextIO) -> None:
+        super().__init__(stream, results)
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+        self._console = Console(file=stream, highlight=False, markup=False)
+        self._progress = Progress(
+            TextColumn("{task.description:<22}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[steps]}", markup=False),
+            TextColumn("{task.fields[speed]}", markup=False),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("starting", total=None, steps="", speed="")
+        self._progress.start()
+
+    def note(self, message: str) -> None:
+        self._progress.console.print(message, markup=False, highlight=False)
+
+    def tick(self, tick: dict[str, Any]) -> None:
+        steps, step = tick.get("steps"), tick.get("step", 0)
+        self._progress.update(
+            self._task,
+            description=state_words(tick),
+            total=steps or None,
+            completed=step if steps else 0,
+            steps=f"{step}/{steps} steps" if steps else "",
+            speed=speed_words(tick),
+        )
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def reporter_for(args: Any) -> Reporter:
+    """The reporter that the flags and the terminal call for."""
+    if args.json:
+        return JsonReporter(sys.stdout)
+    if args.quiet:
+        return Reporter()
+    if sys.stderr.isatty():
+        return RichReporter(sys.stderr, sys.stdout)
+    return PlainReporter(sys.stderr, sys.stdout)
