@@ -73,7 +73,7 @@ class Audio(Event):
     crc: int = wire(integer(0, 0xFFFFFFFF))
     rate: int = wire(integer(MIN_RATE_HZ, MAX_RATE_HZ, "Hz"))
     channels: int = wire(integer(1, MAX_CHANNELS))
-    payload: int | None = wire(integer(0, 77), default=None)
+    payload: int | None = wire(integer(0, 63), default=None)
     block: AudioBlock | None = None
 
     @property
