@@ -81,3 +81,7 @@ def _rebuild(kind: type[GenModelError], message: str, state: dict[str, Any]) -> 
     error = kind.__new__(kind)
     GenModelError.__init__(error, message, **state)
     return error
+
+
+class ContractError(GenModelError, AssertionError):
+    """A refusal where AudioCraft asserts: code written against it may catch ``AssertionError`` and still does."""
