@@ -1,0 +1,420 @@
+"""The jobs: one state machine over the journal, and what is known about the ones that are under way.
+
+    queued -> running -> done | failed | cancelled
+      ^          |
+      +- requeued+   (a worker died, a stop, a pause that gives memory back)
+
+Everything here is durable before it returns. Whoever wants to hear of news registers one listener; it is
+called with the job's id after the commit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from daemon import journal as rows
+from daemon.config import Settings
+from daemon.journal import EventRow, JobRow, Journal, NewEvent
+from daemon.takes import SAMPLE_BYTES, TakeStore
+from protocol.audio import AudioBlock, AudioFormat
+from protocol.errors import SegueError
+from protocol.events import Tick
+from protocol.submit import Retake, Submit
+
+MIN_PROMPT_S = 0.1  # four token frames are made again, at least one must be left to continue from
+_USUAL_VOICES = 4  # three stems and their mix, before a model has said what it has
+_MAX_SEED = 2**31
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a worker last said about a job; absolute values."""
+
+    state: str = "queued"
+    step: int = 0
+    steps: int = 0
+    samples: int = 0
+    note: str | None = None
+    begun_s: float = 0.0  # monotonic; when the attempt began
+    stamp_s: float = 0.0  # monotonic; when any of this last changed
+
+
+@dataclasses.dataclass
+class Job:
+    """A job that has not ended."""
+
+    id: int
+    session: bytes
+    priority: str
+    model: str
+    spec: dict[str, Any]
+    state: str
+    attempt: int
+    strikes: int
+    last_seq: int
+    need_bytes: int
+    since_s: float
+    deadline_s: float | None
+    progress: Progress = dataclasses.field(default_factory=Progress)
+    position: int = 0
+    charged_s: float = 0.0
+    memory_retries: int = 0
+
+    @property
+    def variations(self) -> int:
+        return int(self.spec["request"].get("variations", 1))
+
+    @property
+    def audio_s(self) -> float:
+        return float(self.spec["frames"]) / float(self.spec["rate"])
+
+    @property
+    def handle_frames(self) -> int:
+        return handle_frames(self.spec)
+
+
+def handle_frames(spec: dict[str, Any]) -> int:
+    """Host samples of handle that the request asked for at most."""
+    return round(int(spec["request"].get("handle_ms", 0)) * int(spec["rate"]) / 1000)
+
+
+def fairness_key(submit: Submit) -> bytes:
+    """Whose turn a job takes: the session if the host named one, else its project."""
+    return submit.session or (submit.project or "").encode()
+
+
+class JobBook:
+    """All jobs. Owned by the front-end's one thread."""
+
+    def __init__(self, journal: Journal, takes: TakeStore, settings: Settings) -> None:
+        self._journal, self._takes, self._settings = journal, takes, settings
+        self.active: dict[int, Job] = {}
+        self.listener: Callable[[int], None] = lambda job: None
+        self.ended: Callable[[Job, str], None] = lambda job, state: None
+        now = time.monotonic()
+        for row in journal.active():
+            self._remember(row, now)
+
+    def recover(self) -> list[int]:
+        """At start: what ran when the last daemon ended goes back into the queue. Returns those jobs."""
+        found = [job for job in self.active.values() if job.state == rows.RUNNING]
+        for job in found:
+            self.requeue(job, "the daemon was restarted", forgiven=False)
+        return [job.id for job in found]
+
+    def _remember(self, row: JobRow, now_s: float) -> Job:
+        deadline_ms = row.spec["request"].get("deadline_ms")
+        session = row.spec.get("turn", row.session)
+        job = Job(
+            row.id, session, row.priority, row.model, row.spec, row.state, row.attempt, row.strikes, row.last_seq,
+            row.need_bytes, now_s, None if deadline_ms is None else now_s + deadline_ms / 1000,
+        )  # fmt: skip
+        job.progress.stamp_s = now_s
+        self.active[row.id] = job
+        return job
+
+    # ---- coming in ----
+
+    def submit(self, submit: Submit, *, refuse: Callable[[Submit], None]) -> tuple[JobRow, bool]:
+        """The job's row and whether it was known. `refuse` raises when no new job may come in now."""
+        known = self._known(submit.key, submit.digest())
+        if known is not None:
+            return known, True
+        refuse(submit)
+        self._check(submit)
+        blocks = self._stored_blocks(submit)
+        return self._create(
+            submit, submit.digest(), [b.data for b in blocks], [b.format for b in blocks]
+        ), False
+
+    def retake(self, retake: Retake, *, refuse: Callable[[Submit], None]) -> tuple[JobRow, bool]:
+        """The same request with another seed, its audio linked from the first job."""
+        source = self.row(retake.job)
+        request = {name: value for name, value in source.spec["request"].items() if name != "seed"}
+        request["key"] = retake.key
+        if retake.seed is not None:
+            request["seed"] = retake.seed
+        if retake.variations is not None:
+            request["variations"] = retake.variations
+        submit = Submit.from_map(request)
+        digest = rows.pack([source.id, retake.seed, retake.variations])
+        known = self._known(retake.key, digest)
+        if known is not None:
+            return known, True
+        refuse(submit)
+        payloads = self._takes.inputs(source.id)
+        formats = [AudioFormat.from_map(entry) for entry in source.spec["audio"]]
+        if len(payloads) != len(formats):
+            raise SegueError(
+                "E_TAKE_MISSING", "The audio of the first job is no longer here; submit it again."
+            )
+        shape = {name: source.spec[name] for name in ("rate", "channels", "frames")}
+        return self._create(submit, digest, payloads, formats, shape), False
+
+    def _known(self, key: bytes, digest: bytes) -> JobRow | None:
+        known = self._journal.by_key(key)
+        if known is None:
+            return None
+        if known.state == rows.FORGOTTEN:
+            raise SegueError(
+                "E_JOB", "That job was forgotten, as the host asked.", retry="new_key", job=str(known.id)
+            )
+        if known.digest != digest:
+            raise SegueError(
+                "E_KEY_REUSE",
+                "This key belongs to another job; a new request needs a new key.",
+                field="key",
+                job=str(known.id),
+            )
+        return known
+
+    def _check(self, submit: Submit) -> None:
+        limits, rate = self._settings.limits, submit.host_rate_hz
+        seconds = submit.length_frames / rate
+        if seconds > limits.length_s:
+            raise SegueError(
+                "E_TOO_LONG",
+                f"{seconds:.6g} s of new audio is too long for this daemon; at most {limits.length_s:g} s fit in one"
+                " job (limits.length_s).",
+                field="length",
+                value=f"{seconds:.6g} s",
+                allowed=f"at most {limits.length_s:g} s",
+            )
+        samples = submit.length_frames * submit.variations * self._voices(submit) * submit.host_channels
+        if samples > limits.job_samples:
+            raise SegueError(
+                "E_TOO_LONG",
+                f"{submit.variations} variations of {seconds:.6g} s at {rate} Hz are too much for one job.",
+                field="variations",
+                value=submit.variations,
+                allowed=f"at most {limits.job_samples} samples altogether",
+            )
+        if submit.mode == "continue":
+            self._check_prompt(submit)
+
+    def _check_prompt(self, submit: Submit) -> None:
+        prompts = [block for block in submit.audio if block.format.role == "prompt"]
+        seconds = sum(block.format.seconds for block in prompts)
+        if seconds < MIN_PROMPT_S:
+            raise SegueError(
+                "E_AUDIO",
+                f"The selection is only {1000 * seconds:.3g} ms long; at least {1000 * MIN_PROMPT_S:g} ms are needed to"
+                " go on from.",
+                field="audio",
+                value=f"{seconds:.6g} s",
+                allowed=f"at least {MIN_PROMPT_S} s",
+            )
+        if all(memoryview(block.data).tobytes().count(0) == block.format.total_bytes for block in prompts):
+            raise SegueError(
+                "E_AUDIO",
+                "The selection is silent, so there is nothing to go on from; select sound, or generate from a text.",
+                field="audio",
+                value="silence",
+                allowed="audio with some sound in it",
+            )
+
+    def _voices(self, submit: Submit) -> int:
+        return len(submit.stems) if submit.stems else _USUAL_VOICES
+
+    def _stored_blocks(self, submit: Submit) -> list[AudioBlock]:
+        """What is kept of the audio: of the prompt only as much as a model might hear, counted from its end."""
+        kept: list[AudioBlock] = []
+        room: dict[int | None, int] = {}
+        for block in reversed(submit.audio):
+            if block.format.role != "prompt":
+                kept.append(block)
+                continue
+            left = room.setdefault(
+                block.format.track, round(self._settings.limits.prompt_s * block.format.rate)
+            )
+            frames = min(left, block.format.frames)
+            room[block.format.track] = left - frames
+            if frames:
+                view = memoryview(block.data).cast("B")[-frames * block.format.frame_bytes :]
+                kept.append(AudioBlock(dataclasses.replace(block.format, frames=frames, position=None), view))
+        return list(reversed(kept))
+
+    def _create(
+        self,
+        submit: Submit,
+        digest: bytes,
+        payloads: Sequence[bytes | bytearray | memoryview],
+        formats: Sequence[AudioFormat],
+        shape: dict[str, int] | None = None,
+    ) -> JobRow:
+        shape = shape or {
+            "rate": submit.host_rate_hz,
+            "channels": submit.host_channels,
+            "frames": submit.length_frames,
+        }
+        model = submit.model or self._settings.worker.default_model
+        seed = secrets.randbelow(_MAX_SEED) if submit.seed is None else submit.seed
+        spec = {
+            "request": submit.to_map(),
+            "audio": [audio.to_map() for audio in formats],
+            "seed": seed,
+            "model": model,
+            "turn": fairness_key(submit),
+            **shape,
+        }
+        per_voice = (shape["frames"] + handle_frames(spec)) * shape["channels"] * SAMPLE_BYTES
+        # spool and finished file exist side by side for a moment
+        need = 2 * per_voice * submit.variations * self._voices(submit) + sum(
+            memoryview(p).nbytes for p in payloads
+        )
+        self._takes.check_space(need, sum(job.need_bytes for job in self.active.values()))
+        job = self._journal.next_id()
+        try:
+            self._takes.put_inputs(job, [memoryview(p) for p in payloads])
+            row = self._journal.create(
+                key=submit.key, digest=digest, session=submit.session or b"", project=submit.project or "",
+                priority=submit.priority, model=model, spec=spec, need_bytes=need,
+                accepted={"position": sum(found.state == rows.QUEUED for found in self.active.values())},
+            )  # fmt: skip
+        except BaseException:
+            self._takes.drop_spool(job)
+            raise
+        self._remember(row, time.monotonic())
+        self.listener(row.id)
+        return row
+
+    # ---- under way ----
+
+    def start(self, job: Job, data: dict[str, Any]) -> int:
+        """Count the attempt and announce it; the worker hears of it after this."""
+        self._takes.drop_attempts(job.id)
+        self._takes.drop_take(job.id)
+        job.attempt, row = self._journal.start(job.id, data)
+        job.strikes += 1
+        job.state, job.last_seq = rows.RUNNING, row.seq
+        now = time.monotonic()
+        job.progress = Progress("prefill", begun_s=now, stamp_s=now)
+        self.listener(job.id)
+        return job.attempt
+
+    def audio(self, job: Job, attempt: int, chunks: Sequence[dict[str, Any]]) -> None:
+        """Chunks that the worker has put on the disk become events, all in one transaction."""
+        events = [
+            NewEvent(
+                "audio",
+                {"attempt": attempt, **{name: chunk[name] for name in _AUDIO_FIELDS}},
+                place=chunk["place"],
+                bytes=chunk["bytes"],
+            )
+            for chunk in chunks
+        ]
+        job.last_seq = self._journal.append(job.id, events)[-1].seq
+        self.listener(job.id)
+
+    def requeue(self, job: Job, why: str, *, forgiven: bool) -> None:
+        """Back into the queue; all audio of the attempt is void (nothing is ever spliced in silence)."""
+        row = self._journal.requeue(
+            job.id, {"why": why, "discard_from": -job.handle_frames}, forgiven=forgiven
+        )
+        job.state, job.last_seq = rows.QUEUED, row.seq
+        job.strikes -= int(forgiven and job.strikes > 0)
+        job.progress = Progress(stamp_s=time.monotonic())
+        self._takes.drop_attempts(job.id)
+        self.listener(job.id)
+
+    def done(self, job: Job, manifest: dict[str, Any]) -> None:
+        row = self._journal.finish(job.id, rows.DONE, NewEvent("done", {"manifest": manifest}))
+        self._takes.drop_attempts(job.id)
+        self._end(job, rows.DONE, row)
+
+    def fail(self, job: Job, error: SegueError) -> None:
+        error.job = str(job.id)
+        row = self._journal.finish(job.id, rows.FAILED, NewEvent("failed", {"error": error.to_map()}))
+        self._end(job, rows.FAILED, row)
+
+    def cancel(self, job: Job, why: str = "") -> None:
+        """Durable at once; a worker that still has it aboard is told separately and its audio no longer
+        counts.
+        """
+        row = self._journal.finish(job.id, rows.CANCELLED, NewEvent("cancelled", {"why": why}))
+        self._end(job, rows.CANCELLED, row)
+
+    def _end(self, job: Job, state: str, row: EventRow) -> None:
+        was_running = job.state == rows.RUNNING
+        job.state, job.last_seq = state, row.seq
+        del self.active[job.id]
+        if state != rows.DONE:
+            self._takes.drop_take(job.id)
+        self._takes.recount()
+        if was_running or state != rows.CANCELLED:
+            self.ended(job, state)
+        self.listener(job.id)
+
+    def forget(self, row: JobRow) -> int:
+        """Delete what is kept of a job that has ended; returns the bytes that were given back."""
+        if row.id in self.active:
+            raise SegueError(
+                "E_JOB",
+                "This job has not ended; cancel it before it is forgotten.",
+                field="job",
+                value=str(row.id),
+            )
+        before = self._takes.used_bytes
+        self._journal.forget(row.id)
+        self._takes.drop_take(row.id)
+        self._takes.drop_spool(row.id)
+        self._takes.recount()
+        self.listener(row.id)
+        return max(0, before - self._takes.used_bytes)
+
+    # ---- asking ----
+
+    def spool_folder(self, job: int) -> Path:
+        return self._takes.spool_folder(job)
+
+    def take_folder(self, job: int) -> Path:
+        return self._takes.take_folder(job)
+
+    def row(self, job: str) -> JobRow:
+        """Raises E_JOB for what is not, or is no longer, a job here."""
+        row = None
+        if job.isdigit() and len(job) < 16:
+            try:
+                row = self._journal.job(int(job))
+            except KeyError:
+                row = None
+        if row is None or row.state == rows.FORGOTTEN or str(row.id) != job:
+            said = "was forgotten" if row is not None and row.state == rows.FORGOTTEN else "is not known here"
+            raise SegueError("E_JOB", f"Job {job} {said}.", field="job", value=job)
+        return row
+
+    def queued(self) -> list[Job]:
+        return [job for job in self.active.values() if job.state == rows.QUEUED]
+
+    def running(self) -> list[Job]:
+        return [job for job in self.active.values() if job.state == rows.RUNNING]
+
+    def tick(self, job: Job) -> Tick:
+        """Where a job stands now."""
+        progress, now = job.progress, time.monotonic()
+        running = job.state == rows.RUNNING
+        spent = now - progress.begun_s if running else 0.0
+        made_s = progress.samples / job.spec["rate"]
+        share = progress.step / progress.steps if progress.steps else 0.0
+        eta = spent * (1 - share) / share if running and share > 0.01 else None
+        return Tick(
+            state=progress.state,
+            attempt=job.attempt if running else 0,
+            position=0 if running else job.position,
+            step=progress.step,
+            steps=progress.steps,
+            samples=progress.samples,
+            seconds=round(spent, 3),
+            xrt=round(made_s / spent, 3) if made_s and spent > 0 else None,
+            eta_ms=None if eta is None or not math.isfinite(eta) else round(1000 * eta),
+            note=progress.note,
+        )
+
+
+_AUDIO_FIELDS = ("variation", "stem", "position", "frames", "crc", "rate", "channels")

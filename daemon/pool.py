@@ -1,0 +1,399 @@
+"""The worker processes: who gets which job, what they say, and when they are ended.
+
+One worker per device, one model per worker. Giving memory back is ending a process. Called from the front-end's loop
+after every turn (`turn`); nothing here waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from daemon import journal as rows
+from daemon.config import Settings
+from daemon.jobs import Job, JobBook
+from daemon.metrics import Metrics
+from daemon.scheduler import CostEstimate, Scheduler, Waiting
+from daemon.workers.local import LocalWorker
+from protocol.errors import SegueError
+
+KILL_AFTER_S = 3.0
+QUARANTINE_DEATHS, QUARANTINE_WITHIN_S, QUARANTINE_FOR_S = 5, 60.0, 300.0
+_LOG = logging.getLogger("segue.pool")
+
+
+class Pool:
+    """Owns the workers. `spawn` starts one: (name, model, device) -> LocalWorker."""
+
+    def __init__(
+        self,
+        book: JobBook,
+        scheduler: Scheduler,
+        costs: CostEstimate,
+        settings: Settings,
+        metrics: Metrics,
+        spawn: Callable[[str, str, str], LocalWorker],
+    ) -> None:
+        self._book, self._scheduler, self.costs = book, scheduler, costs
+        self._settings, self._metrics, self._spawn = settings, metrics, spawn
+        self.places: dict[str, LocalWorker | None] = {
+            f"worker{index}": None for index in range(len(settings.worker.devices))
+        }
+        self._devices = dict(zip(self.places, settings.worker.devices, strict=True))
+        self.paused = False
+        self.starting = True  # False: no queued job is started any more (a stop is under way)
+        self.wanted: dict[str, float] = {}  # models that were asked for by `load`, with their keep-alive
+        self.known: dict[str, dict[str, Any]] = {}  # what loaded models said about themselves, by name
+        self.refusals: dict[str, SegueError] = {}  # why a model could not be loaded last time
+        self._deaths: dict[str, deque[float]] = {}
+        self._serial = 0
+
+    # ---- looking ----
+
+    @property
+    def workers(self) -> list[LocalWorker]:
+        return [worker for worker in self.places.values() if worker is not None]
+
+    def with_model(self, model: str) -> LocalWorker | None:
+        """The worker that has (or is loading) a model and is not on its way out, else one that is."""
+        found = [worker for worker in self.workers if worker.model == model]
+        return min(found, key=lambda worker: worker.state == "ending", default=None)
+
+    def quarantined(self, model: str) -> bool:
+        """Whether a model killed so many workers lately that it gets no more."""
+        deaths = self._deaths.get(model, deque())
+        if len(deaths) < QUARANTINE_DEATHS:
+            return False
+        return deaths[-1] - deaths[-QUARANTINE_DEATHS] < QUARANTINE_WITHIN_S and (
+            time.monotonic() - deaths[-1] < QUARANTINE_FOR_S
+        )
+
+    @property
+    def busy(self) -> bool:
+        """Whether the loop should come round often."""
+        return any(
+            worker.aboard or worker.state != "loaded" or worker.pending or worker.closed for worker in self.workers
+        )
+
+    # ---- one turn ----
+
+    def turn(self) -> None:
+        """Read what workers said, see who died, end who must go, start what may start."""
+        now = time.monotonic()
+        for worker in self.workers:
+            worker.flush()
+            for message in worker.receive():
+                self._hear(worker, message)
+            if worker.poll() is not None:
+                for message in worker.receive():
+                    self._hear(worker, message)
+                self._buried(worker, now)
+        self._watch(now)
+        self._judge_deadlines(now)
+        if not self.paused:
+            self._dispatch(now)
+
+    def _hear(self, worker: LocalWorker, message: dict[str, Any]) -> None:
+        op, now = message["op"], time.monotonic()
+        job = self._book.active.get(message.get("job", -1))
+        attempt = message.get("attempt")
+        current = job if job is not None and job.attempt == attempt and job.state == rows.RUNNING else None
+        if op == "loaded":
+            worker.state, worker.facts, worker.memory_bytes = "loaded", message["model"], int(message["bytes"])
+            worker.idle_since_s = worker.progressed_s = now
+            self.known[worker.model] = worker.facts | {"memory_bytes": worker.memory_bytes}
+            self.refusals.pop(worker.model, None)
+            self._metrics.observe("load_seconds", float(message["load_s"]))
+            _LOG.info("model loaded", extra={"model": worker.model, "seconds": message["load_s"]})
+        elif op == "load_failed":
+            self._load_failed(worker, SegueError.from_map(message["error"]))
+        elif op == "progress":
+            self._progress(worker, message, now)
+        elif op == "audio" and current is not None:
+            worker.progressed_s = now
+            self._book.audio(current, attempt, message["chunks"])  # type: ignore[arg-type]
+            self._metrics.count("chunks", len(message["chunks"]))
+        elif op == "done" and current is not None:
+            self._leave(worker, current.id, now)
+            self._charge_exactly(current)
+            self._book.done(current, message["manifest"])
+        elif op == "failed":
+            self._leave(worker, message["job"], now)
+            if current is not None:
+                self._charge_exactly(current)
+                self._book.fail(current, SegueError.from_map(message["error"]))
+        elif op == "dropped":
+            self._leave(worker, message["job"], now)
+
+    def _progress(self, worker: LocalWorker, message: dict[str, Any], now: float) -> None:
+        for entry in message["jobs"]:
+            job = self._book.active.get(entry["job"])
+            if job is None or job.attempt != entry["attempt"] or job.state != rows.RUNNING:
+                continue
+            progress = job.progress
+            state = "prefill" if entry["state"] == "waiting" else entry["state"]
+            if (state, entry["step"]) != (progress.state, progress.step):
+                worker.progressed_s = now
+            progress.state, progress.stamp_s = state, now
+            # absolute and never backwards, so that a bar goes from 0 to 100 once
+            progress.step, progress.steps = max(progress.step, entry["step"]), entry["steps"]
+            progress.samples = max(progress.samples, entry["samples"])
+        self._metrics.gauge("step_ms", float(message["step_ms"]))
+
+    def _leave(self, worker: LocalWorker, job: int, now: float) -> None:
+        worker.aboard.pop(job, None)
+        worker.dropping.pop(job, None)
+        if not worker.aboard:
+            worker.idle_since_s = now
+
+    def _charge_exactly(self, job: Job) -> None:
+        took = time.monotonic() - job.progress.begun_s
+        self._scheduler.charge(job.session, took - job.charged_s)
+        self.costs.learn(job.model, job.audio_s, job.variations, took)
+
+    # ---- endings ----
+
+    def _load_failed(self, worker: LocalWorker, error: SegueError) -> None:
+        worker.end()
+        self._fail_waiting(worker.model, error)
+
+    def _fail_waiting(self, model: str, error: SegueError) -> None:
+        self.refusals[model] = error
+        self.wanted.pop(model, None)
+        for job in self._book.queued():
+            if job.model == model:
+                self._book.fail(job, SegueError.from_map(error.to_map()))
+
+    def _buried(self, worker: LocalWorker, now: float) -> None:
+        """A process has ended, asked or not."""
+        status = worker.poll()
+        self.places[worker.name] = None
+        worker.close()
+        asked = worker.ending_since_s is not None
+        self._metrics.count("worker_exits", reason="asked" if asked else "died")
+        _LOG.log(
+            logging.INFO if asked else logging.WARNING,
+            "worker ended",
+            extra={"worker": worker.name, "model": worker.model, "status": status, "asked": asked},
+        )
+        if not asked or worker.stalled:
+            self._deaths.setdefault(worker.model, deque(maxlen=QUARANTINE_DEATHS)).append(now)
+        for job_id in list(worker.aboard):
+            job = self._book.active.get(job_id)
+            if job is None or job.state != rows.RUNNING or job.attempt != worker.aboard[job_id]:
+                continue
+            self._metrics.count("requeues", reason=worker.why or "worker died")
+            if asked and not worker.stalled:
+                self._book.requeue(job, worker.why or "its worker was stopped", forgiven=True)
+            else:
+                self._strike(job, "its worker stalled" if worker.stalled else f"its worker died ({_how(status)})")
+        if worker.state == "loading" and not asked and self._deaths[worker.model].maxlen:
+            recent = [death for death in self._deaths[worker.model] if now - death < QUARANTINE_WITHIN_S]
+            if len(recent) >= self._settings.worker.attempts:
+                message = f"The model {worker.model} could not be loaded: its process died ({_how(status)})."
+                self._fail_waiting(worker.model, SegueError("E_WORKER_DIED", message, retry="after", retry_ms=60_000))
+
+    def _strike(self, job: Job, why: str) -> None:
+        """A job whose worker died: again, or for good after the last attempt."""
+        if job.strikes >= self._settings.worker.attempts:
+            message = f"This job ended its worker {job.strikes} times and is given up: {why}."
+            self._book.fail(job, SegueError("E_CRASH_LOOP", message, detail=f"attempts: {job.attempt}"))
+        else:
+            self._book.requeue(job, why, forgiven=False)
+
+    def cancel(self, job: Job, why: str = "") -> None:
+        """End a job; if a worker has it aboard its slot is free after the step in progress."""
+        attempt, now = job.attempt, time.monotonic()
+        self._book.cancel(job, why)
+        self._drop(job.id, attempt, now)
+
+    def _drop(self, job: int, attempt: int, now: float) -> None:
+        for worker in self.workers:
+            if worker.aboard.get(job) == attempt and worker.ending_since_s is None:
+                worker.send({"op": "drop", "job": job, "attempt": attempt})
+                worker.dropping[job] = now
+
+    def unload(self, worker: LocalWorker, why: str) -> None:
+        """End a worker between two steps; what it had aboard goes back into the queue."""
+        worker.why = why
+        self.wanted.pop(worker.model, None)
+        worker.end()
+
+    def pause(self, *, release: bool) -> None:
+        self.paused = True
+        for worker in self.workers:
+            if release:
+                self.unload(worker, "the GPU was given back")
+            else:
+                worker.send({"op": "pause"})
+
+    def resume(self) -> None:
+        self.paused = False
+        now = time.monotonic()
+        for worker in self.workers:
+            worker.progressed_s = now
+            worker.send({"op": "resume"})
+
+    # ---- watching ----
+
+    def _watch(self, now: float) -> None:
+        limits = self._settings.worker
+        for worker in self.workers:
+            if worker.ending_since_s is not None:
+                waited = now - worker.ending_since_s
+                if waited > limits.cancel_grace_s + KILL_AFTER_S:
+                    worker.kill()
+                elif waited > limits.cancel_grace_s and not worker.terminated:
+                    worker.terminate()
+                continue
+            stall_s = limits.load_timeout_s if worker.state == "loading" else limits.stall_s
+            working = worker.state == "loading" or (worker.aboard and not self.paused)
+            since = worker.started_s if worker.state == "loading" else worker.progressed_s
+            if working and now - since > stall_s:
+                worker.why, worker.stalled = "it made no progress", True
+                _LOG.warning("worker stalled", extra={"worker": worker.name, "model": worker.model})
+                worker.kill()
+                if worker.state == "loading":
+                    self._fail_waiting(
+                        worker.model, SegueError("E_STALLED", f"Loading {worker.model} took over {stall_s:g} s.")
+                    )
+            elif any(now - told > limits.cancel_grace_s for told in worker.dropping.values()):
+                worker.why = "a neighbour's cancel was not heard in time"
+                worker.terminate()
+            elif worker.state == "loaded" and not worker.aboard and not self._has_work_for(worker.model):
+                if 0 <= worker.keep_alive_s <= now - worker.idle_since_s:
+                    self.unload(worker, "it was idle")
+
+    def _has_work_for(self, model: str) -> bool:
+        return not self.paused and self.starting and any(job.model == model for job in self._book.queued())
+
+    def _judge_deadlines(self, now: float) -> None:
+        for job in [found for found in self._book.active.values() if found.deadline_s is not None]:
+            left = (job.deadline_s or 0.0) - now
+            waiting = job.state == rows.QUEUED
+            needs = self.costs.seconds(job.model, job.audio_s, job.variations)
+            hopeless = waiting and self.costs.known(job.model) and left < needs
+            if left > 0 and not hopeless:
+                continue
+            message = (
+                f"This job cannot be done before its deadline any more (it needs about {needs:.1f} s)."
+                if left > 0
+                else "This job's deadline has passed."
+            )
+            attempt = job.attempt
+            self._book.fail(job, SegueError("E_DEADLINE", message))
+            self._drop(job.id, attempt, now)
+
+    # ---- starting ----
+
+    def _dispatch(self, now: float) -> None:
+        queued = self._book.queued()
+        self._scheduler.keep_only({job.session for job in self._book.active.values()})
+        order = self._scheduler.order(
+            [Waiting(job.id, job.session, job.priority, job.since_s) for job in queued], now
+        )
+        closed: set[str] = set()  # places that start nothing more in this turn
+        loading: set[str] = set()
+        for index, waiting in enumerate(order):
+            job = self._book.active.get(waiting.job)
+            if job is None or job.state != rows.QUEUED:
+                continue  # failed meanwhile with its model
+            job.position = index
+            if self.starting:
+                self._place(job, closed, loading, now)
+        for model, keep_alive_s in list(self.wanted.items()):
+            if self.starting and self.with_model(model) is None:
+                self._make_room(model, closed, keep_alive_s)
+
+    def _place(self, job: Job, closed: set[str], loading: set[str], now: float) -> None:
+        """Start a job, or see to it that its model comes."""
+        worker = self.with_model(job.model)
+        if self.quarantined(job.model):
+            message = f"The model {job.model} has ended {QUARANTINE_DEATHS} workers in a minute and rests for a while."
+            self._book.fail(job, SegueError("E_WORKER_DIED", message, retry="after", retry_ms=60_000))
+        elif worker is not None and worker.state == "loaded":
+            if worker.name not in closed and self._fits(worker, job):
+                self._start(worker, job, now)
+            else:
+                closed.add(worker.name)
+        elif worker is not None:
+            self._say_loading(job, worker, now)
+            closed.add(worker.name)
+        elif not self._make_room(job.model, closed, self.wanted.get(job.model)):
+            job.progress.note = "waiting for a device"
+
+    def _say_loading(self, job: Job, worker: LocalWorker, now: float) -> None:
+        state, note = ("loading", f"loading {job.model}") if worker.state == "loading" else ("queued", "making room")
+        if job.progress.state != state:
+            job.progress.state, job.progress.note, job.progress.stamp_s = state, note, now
+
+    def _fits(self, worker: LocalWorker, job: Job) -> bool:
+        """Slots for all variations (one is kept for live work); a job that a worker died under goes alone."""
+        aboard = [found for found in map(self._book.active.get, worker.aboard) if found is not None]
+        if not worker.aboard:
+            return True
+        if job.strikes or any(found.strikes > 1 for found in aboard):
+            return False
+        reserve = 0 if job.priority == "live" else 1
+        taken = sum(found.variations for found in aboard) + (len(worker.aboard) - len(aboard))
+        mine = sum(found.session == job.session for found in aboard)
+        others_wait = any(found.session != job.session for found in self._book.queued())
+        if mine >= 2 and (others_wait or taken + job.variations > self._settings.worker.slots // 2):
+            return False
+        return taken + job.variations <= self._settings.worker.slots - reserve
+
+    def _start(self, worker: LocalWorker, job: Job, now: float) -> None:
+        facts = worker.facts
+        data = {"worker": worker.name, "model": facts["name"]}
+        attempt = self._book.start(job, data | {"device": facts["device"], "precision": facts["precision"]})
+        job.charged_s = self.costs.seconds(job.model, job.audio_s, job.variations)
+        self._scheduler.charge(job.session, job.charged_s)
+        if not worker.aboard:
+            worker.progressed_s = now
+        worker.aboard[job.id] = attempt
+        worker.keep_alive_s = self.wanted.get(worker.model, worker.keep_alive_s)
+        self._metrics.observe("wait_seconds", now - job.since_s)
+        folders = self._folders(job.id)
+        worker.send(
+            {
+                "op": "start", "job": job.id, "attempt": attempt, "spec": job.spec,
+                "chunk_s": self._settings.takes.chunk_s, **folders,
+            }
+        )  # fmt: skip
+
+    def _folders(self, job: int) -> dict[str, str]:
+        return {"spool": str(self._book.spool_folder(job)), "takes": str(self._book.take_folder(job))}
+
+    def _make_room(self, model: str, closed: set[str], keep_alive_s: float | None) -> bool:
+        """Start a worker with this model on a free device, or end an idle one for it. True when it is coming."""
+        for name, worker in self.places.items():
+            if worker is None and name not in closed:
+                self._serial += 1
+                fresh = self._spawn(name, model, self._devices[name])
+                fresh.keep_alive_s = self._settings.worker.keep_alive_s if keep_alive_s is None else keep_alive_s
+                self.places[name] = fresh
+                closed.add(name)
+                _LOG.info("worker started", extra={"worker": name, "model": model, "pid": fresh.pid})
+                return True
+        for worker in self.workers:
+            if worker.state == "loaded" and not worker.aboard and worker.name not in closed:
+                worker.why = f"room was needed for {model}"
+                worker.end()
+                closed.add(worker.name)
+                return True
+        # All at work: the first that is not spoken for finishes what it has and takes nothing new.
+        for worker in self.workers:
+            if worker.name not in closed:
+                closed.add(worker.name)
+                break
+        return False
+
+
+def _how(status: int | None) -> str:
+    if status is not None and status < 0:
+        return f"signal {-status}"
+    return f"exit status {status}"

@@ -1,0 +1,112 @@
+"""What a model must offer to be driven by a worker process, in plain numpy.
+
+The worker knows hosts, rates, spools and jobs; the player behind this interface knows one model. A new family
+of engines is one file that implements `Player`, beside `genmodel_player`.
+
+Threading model: everything here is called from the worker's one thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Samples = NDArray[np.float32]  # [channels, n]
+
+
+class PlayerError(Exception):
+    """A job that this model cannot do, or a model that cannot be had; `error` is a map as `SegueError` has
+    it.
+    """
+
+    def __init__(self, code: str, message: str, **more: Any) -> None:
+        super().__init__(message)
+        self.error: dict[str, Any] = {"code": code, "message": message, **more}
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a loaded model is. Rates in Hz, `hop` in samples of the model's rate per token frame."""
+
+    name: str
+    rate: int
+    channels: int
+    hop: int
+    stems: tuple[str, ...]
+    conditions: tuple[str, ...]
+    device: str
+    precision: str
+    sha256: str = ""
+    licence: str = ""
+    max_prompt_s: float = 30.0
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Order:
+    """One request in the model's own terms: `frames` token frames after the seam, audio at the model's rate."""
+
+    mode: str
+    frames: int
+    prompt: Samples | None
+    context: Samples | None  # aligned so that its sample 0 is the prompt's sample 0
+    text: str | None
+    negative_text: str | None
+    seed: int
+    variations: int
+    sampling: dict[str, Any]
+    guidance: dict[str, Any]
+    tempo_map: dict[str, Any] | None
+    harmony: Any
+    stems: tuple[str, ...] | None
+    chunk_frames: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Final samples of one variation and stem. `position` counts model samples from the seam (handle:
+    negative).
+    """
+
+    ticket: Hashable
+    variation: int
+    stem: str
+    position: int
+    samples: Samples
+    last: bool
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`state` is "waiting", "prefill", "generating" or "decoding"; steps are true totals of the whole order."""
+
+    state: str
+    step: int
+    steps: int
+
+
+class Player(Protocol):
+    """One loaded model that serves several orders at once."""
+
+    facts: ModelFacts
+
+    def add(self, order: Order) -> Hashable:
+        """Take an order aboard; raises `PlayerError`. The ticket names it from now on."""
+
+    def step(self) -> Sequence[Piece]:
+        """One step for everything aboard; the audio that became final."""
+
+    def drop(self, ticket: Hashable) -> None:
+        """Let go of an order between steps; its slots are free when this returns. Unknown tickets are
+        ignored.
+        """
+
+    def progress(self, ticket: Hashable) -> Progress: ...
+
+    @property
+    def busy(self) -> bool:
+        """Whether `step` has anything to do."""

@@ -1,0 +1,279 @@
+"""The worker process: ``python -m daemon.workers.main --model NAME --device DEVICE``, spoken to over stdin
+and stdout.
+
+Threading model: one thread. Between two steps it reads what the front-end wants, never waiting while there is
+work. The end of stdin means that the front-end is gone, and ends the process.
+
+Test hook: with SEGUE_TEST_ENGINE=module:function the player comes from that function(model, device) instead
+of genmodel. It exists for the tests of the daemon; nothing else sets it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import importlib
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from daemon.workers.interface import Player, PlayerError
+from daemon.workers.link import Decoder, encode
+from daemon.workers.rendering import Rendering
+from protocol.errors import SegueError
+
+PROGRESS_INTERVAL_S = 0.1
+_READ_BYTES = 1 << 16
+
+
+class ParentGone(Exception):
+    """The front-end closed the link."""
+
+
+class Link:
+    """The worker's end: the real stdin and stdout, moved out of reach of prints."""
+
+    def __init__(self) -> None:
+        self._in, self._out = os.dup(0), os.dup(1)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(2, 1)  # what a library prints goes to the log, not into the protocol
+        sys.stdout = sys.stderr
+        self._decoder = Decoder()
+
+    def send(self, message: dict[str, Any]) -> None:
+        view = memoryview(encode(message))
+        try:
+            while view.nbytes:
+                view = view[os.write(self._out, view) :]
+        except BrokenPipeError:
+            raise ParentGone from None
+
+    def receive(self, wait_s: float | None) -> list[dict[str, Any]]:
+        """Messages that are there; waits up to `wait_s` (None: for ever) for the first bytes."""
+        if not select.select([self._in], [], [], wait_s)[0]:
+            return []
+        data = os.read(self._in, _READ_BYTES)
+        if not data:
+            raise ParentGone
+        return self._decoder.feed(data)
+
+
+class Worker:
+    """One player and the jobs aboard it."""
+
+    def __init__(self, link: Link, player: Player) -> None:
+        self._link, self._player = link, player
+        self._jobs: dict[int, Rendering] = {}
+        self._paused = False
+        self._ended = False
+        self._reported = 0.0
+        self._steps, self._step_time_s = 0, 0.0
+
+    def run(self) -> None:
+        """Serve until told to end."""
+        while not self._ended:
+            working = self._player.busy and not self._paused
+            for message in self._link.receive(0.0 if working else None):
+                self._obey(message)
+            if self._player.busy and not self._paused and not self._ended:
+                self._step()
+                if time.monotonic() - self._reported >= PROGRESS_INTERVAL_S:
+                    self._report()
+
+    def _obey(self, message: dict[str, Any]) -> None:
+        op = message["op"]
+        if op == "start":
+            self._start(message)
+        elif op == "drop":
+            rendering = self._jobs.get(message["job"])
+            if rendering is not None and rendering.attempt == message["attempt"]:
+                self._release(rendering)
+            self._link.send({"op": "dropped", "job": message["job"], "attempt": message["attempt"]})
+        elif op in ("pause", "resume"):
+            self._paused = op == "pause"
+        elif op == "end":
+            self._ended = True
+
+    def _start(self, message: dict[str, Any]) -> None:
+        rendering = None
+        try:
+            rendering = Rendering(message, self._player.facts)
+            rendering.ticket = self._player.add(rendering.order)
+        except Exception as error:
+            if rendering is not None:
+                rendering.close()
+            self._fail(message["job"], message["attempt"], error)
+            return
+        self._jobs[rendering.job] = rendering
+        self._report()
+
+    def _step(self) -> None:
+        begun = time.monotonic()
+        pieces = self._player.step()
+        self._steps += 1
+        self._step_time_s += time.monotonic() - begun
+        by_ticket = {rendering.ticket: rendering for rendering in self._jobs.values()}
+        announced: dict[int, list[dict[str, Any]]] = {}
+        for piece in pieces:
+            rendering = by_ticket.get(piece.ticket)
+            if rendering is None or rendering.job not in self._jobs:
+                continue  # dropped, or failed by an earlier piece of this very step
+            try:
+                placed = rendering.take(piece)
+            except Exception as error:
+                self._release(rendering)
+                self._fail(rendering.job, rendering.attempt, error)
+                continue
+            announced.setdefault(rendering.job, []).extend(map(rendering.announcement, placed))
+        for job, chunks in announced.items():
+            if chunks and job in self._jobs:
+                self._announce(self._jobs[job], chunks)
+        for rendering in [found for found in self._jobs.values() if found.complete]:
+            self._finish(rendering)
+
+    def _announce(self, rendering: Rendering, chunks: list[dict[str, Any]]) -> None:
+        """On the disk first, then said."""
+        try:
+            rendering.sync()
+        except OSError as error:
+            self._release(rendering)
+            self._fail(rendering.job, rendering.attempt, error)
+            return
+        self._link.send({"op": "audio", "job": rendering.job, "attempt": rendering.attempt, "chunks": chunks})
+
+    def _finish(self, rendering: Rendering) -> None:
+        self._report({rendering.job: "finishing"})
+        try:
+            manifest = rendering.finish()
+        except Exception as error:
+            self._release(rendering)
+            self._fail(rendering.job, rendering.attempt, error)
+            return
+        self._release(rendering)
+        message = {"job": rendering.job, "attempt": rendering.attempt, "manifest": manifest}
+        self._link.send({"op": "done", **message})
+
+    def _release(self, rendering: Rendering) -> None:
+        self._player.drop(rendering.ticket)
+        self._jobs.pop(rendering.job, None)
+        rendering.close()
+
+    def _fail(self, job: int, attempt: int, error: Exception) -> None:
+        self._link.send({"op": "failed", "job": job, "attempt": attempt, "error": error_map(error)})
+
+    def _report(self, states: dict[int, str] | None = None) -> None:
+        self._reported = time.monotonic()
+        entries = []
+        for rendering in self._jobs.values():
+            progress = self._player.progress(rendering.ticket)
+            entries.append(
+                {
+                    "job": rendering.job,
+                    "attempt": rendering.attempt,
+                    "state": (states or {}).get(rendering.job, progress.state),
+                    "step": progress.step,
+                    "steps": progress.steps,
+                    "samples": rendering.samples_made,
+                }
+            )
+        step_ms = 1000 * self._step_time_s / self._steps if self._steps else 0.0
+        self._link.send({"op": "progress", "jobs": entries, "steps": self._steps, "step_ms": step_ms})
+
+
+def error_map(error: Exception) -> dict[str, Any]:
+    """Any exception as an error of the wire; what nobody foresaw becomes E_INTERNAL with its trace in the
+    log.
+    """
+    if isinstance(error, PlayerError):
+        return SegueError.from_map({"retry": None, **error.error}).to_map()
+    if isinstance(error, SegueError):
+        return error.to_map()
+    if isinstance(error, OSError) and error.errno in (28, 122):  # ENOSPC, EDQUOT
+        return SegueError(
+            "E_DISK_FULL", "The disk filled up while this job was written.", retry_ms=30_000
+        ).to_map()
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return SegueError(
+            "E_MEMORY", "There is not enough memory for this job: fewer variations need less."
+        ).to_map()
+    traceback.print_exception(error)
+    return SegueError("E_INTERNAL", f"The worker met a fault: {error}", detail=type(error).__name__).to_map()
+
+
+def make_player(model: str, device: str, precision: str, slots: int) -> Player:
+    """The player for this process; raises `PlayerError` when the model cannot be had."""
+    hook = os.environ.get("SEGUE_TEST_ENGINE")
+    if hook:
+        module, _, function = hook.partition(":")
+        return getattr(importlib.import_module(module), function)(model, device)
+    from daemon.workers.genmodel_player import load
+
+    return load(model, device=device, precision=precision, slots=slots)
+
+
+def _die_with_parent(parent: int) -> None:
+    """On Linux the kernel ends this process with its parent; elsewhere the closed link does, between steps."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        raise SystemExit(0)
+
+
+def _resident_bytes() -> int:
+    """Memory of this process (0 where it cannot be read cheaply)."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="segue-worker")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--slots", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--parent", type=int, default=os.getppid())
+    given = parser.parse_args()
+    _die_with_parent(given.parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the front-end's business
+    link = Link()
+    if given.threads:
+        os.environ["OMP_NUM_THREADS"] = str(given.threads)
+    try:
+        link.send({"op": "ready", "pid": os.getpid()})
+        begun = time.monotonic()
+        try:
+            player = make_player(given.model, given.device, given.precision, given.slots)
+        except Exception as error:
+            link.send({"op": "load_failed", "error": error_map(error)})
+            return 1
+        facts = player.facts
+        described = {
+            name: getattr(facts, name)
+            for name in ("name", "rate", "channels", "device", "precision", "sha256", "licence")
+        }
+        described |= {"stems": list(facts.stems), "conditions": list(facts.conditions)}
+        link.send(
+            {
+                "op": "loaded",
+                "model": described,
+                "load_s": time.monotonic() - begun,
+                "bytes": _resident_bytes(),
+            }
+        )
+        Worker(link, player).run()
+    except ParentGone:
+        pass
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

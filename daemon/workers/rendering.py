@@ -1,0 +1,320 @@
+"""One job inside the worker: its request and audio become an `Order`, the model's pieces become chunks and
+files.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from daemon import takes
+from daemon.workers.interface import ModelFacts, Order, Piece, PlayerError, Samples
+from daemon.workers.loudness import integrated_lufs
+from daemon.workers.render import (
+    HostShape,
+    VariationRender,
+    model_frames,
+    to_model,
+    trimmed_frames,
+    with_channels,
+)
+from protocol.audio import SAMPLE_BYTES, AudioFormat
+from protocol.submit import Submit
+
+_MAX_CHUNK_FRAMES = 262_144  # two channels of float32 stay below half a wire frame
+
+
+def decoded(data: bytes, audio: AudioFormat) -> Samples:
+    """Interleaved bytes of the wire as float32 [channels, n]; full scale is 1.0."""
+    if audio.format == "f32le":
+        flat = np.frombuffer(data, "<f4")
+    elif audio.format == "s16le":
+        flat = np.frombuffer(data, "<i2").astype(np.float32) / 2**15
+    else:
+        triples = np.frombuffer(data, np.uint8).reshape(-1, SAMPLE_BYTES["s24le"])
+        wide = np.zeros((triples.shape[0], 4), np.uint8)
+        wide[:, 1:] = triples
+        flat = (wide.view("<i4")[:, 0] >> 8).astype(np.float32) / 2**23
+    return np.ascontiguousarray(flat.reshape(-1, audio.channels).T, dtype=np.float32)
+
+
+class Sounds:
+    """The request's audio, decoded and joined by role and track."""
+
+    def __init__(self, folder: Path, formats: list[dict[str, Any]]) -> None:
+        self._parts: dict[tuple[str, int | None], list[tuple[AudioFormat, Samples]]] = {}
+        for index, entry in enumerate(formats):
+            audio = AudioFormat.from_map(entry)
+            data = (folder / f"input.{index}.raw").read_bytes()
+            self._parts.setdefault((audio.role or "prompt", audio.track), []).append(
+                (audio, decoded(data, audio))
+            )
+
+    def of(self, role: str) -> list[tuple[AudioFormat, Samples]]:
+        """(description of the first part, all samples) per track of a role."""
+        return [
+            (parts[0][0], np.concatenate([samples for _, samples in parts], axis=1))
+            for (found, _), parts in self._parts.items()
+            if found == role
+        ]
+
+
+def _context(sounds: Sounds, submit: Submit, facts: ModelFacts, prompt_frames: int) -> Samples | None:
+    """Other tracks and what follows, mixed to the model's channels; its sample 0 is the prompt's, at the
+    model's rate.
+    """
+    placed: list[tuple[int, Samples]] = []
+    for role in ("context", "following"):
+        for audio, samples in sounds.of(role):
+            if audio.position is not None:
+                start = round(audio.position * facts.rate / audio.rate)
+            elif role == "following":
+                start = round(submit.length_frames * facts.rate / submit.host_rate_hz)
+            else:
+                start = -prompt_frames
+            placed.append((start + prompt_frames, to_model(samples, audio.rate, facts)))
+    length = max((start + samples.shape[1] for start, samples in placed), default=0)
+    if length <= 0:
+        return None
+    mixed = np.zeros((facts.channels, length), np.float32)
+    for start, samples in placed:
+        skipped = max(0, -start)
+        kept = samples[:, skipped:]
+        mixed[:, start + skipped : start + skipped + kept.shape[1]] += kept
+    return mixed
+
+
+class Rendering:
+    """Owned by the worker's loop from `start` until done, failed or dropped."""
+
+    def __init__(self, message: dict[str, Any], facts: ModelFacts) -> None:
+        """`message` is the front-end's "start"; raises `PlayerError` or `SegueError` for what cannot be done."""
+        self.job, self.attempt = int(message["job"]), int(message["attempt"])
+        self.ticket: Hashable = None
+        self._facts = facts
+        self._spec = message["spec"]
+        self._spool_folder, self._take_folder = Path(message["spool"]), Path(message["takes"])
+        self._chunk_s = float(message["chunk_s"])
+        submit = Submit.from_map(self._spec["request"])
+        self._rate, self._channels = int(self._spec["rate"]), int(self._spec["channels"])
+        self._frames = int(self._spec["frames"])
+        self._ignored: list[str] = []
+        self._wanted = self._stems(submit)
+        self._prompt, self.order = self._order(submit)
+        host = HostShape(
+            self._rate, self._channels, self._frames, round(submit.handle_ms * self._rate / 1000)
+        )
+        self._variations = [
+            VariationRender(facts, host, facts.stems, self._wanted, self._prompt, submit.level == "match")
+            for _ in range(submit.variations)
+        ]
+        self._spool = takes.SpoolWriter(self._spool_folder / f"{self.attempt}.pcm")
+        self._placed: dict[tuple[int, str], list[takes.Placed]] = {}
+        self._held: dict[tuple[int, str], list[tuple[int, Samples]]] = {}
+        self._made: dict[tuple[int, str], int] = {}
+        self._begun = time.monotonic()
+        self.first_audio_s: float | None = None
+
+    def _stems(self, submit: Submit) -> tuple[str, ...]:
+        possible = (*self._facts.stems, *(() if "mix" in self._facts.stems else ("mix",)))
+        unknown = [name for name in submit.stems or () if name not in possible]
+        if unknown:
+            raise PlayerError(
+                "E_ARGUMENT",
+                f'The model {self._facts.name} has no stem "{unknown[0]}"; it has {", ".join(possible)}.',
+                field="stems",
+                value=unknown[0],
+                allowed=", ".join(possible),
+            )
+        return tuple(dict.fromkeys(submit.stems)) if submit.stems else possible
+
+    def _order(self, submit: Submit) -> tuple[Samples | None, Order]:
+        facts = self._facts
+        sounds = Sounds(self._spool_folder, self._spec["audio"])
+        prompt, prompt_frames = None, 0
+        for audio, samples in sounds.of("prompt")[:1]:
+            keep = round(facts.max_prompt_s * audio.rate)
+            samples = samples[:, max(0, samples.shape[1] - keep) :]
+            samples = samples[:, trimmed_frames(samples.shape[1], audio.rate, facts) :]
+            prompt = to_model(samples, audio.rate, facts)
+            prompt_frames = prompt.shape[1]
+        context = _context(sounds, submit, facts, prompt_frames)
+        given = {
+            "context": context is not None,
+            "transport": submit.tempo_map is not None,
+            "harmony": submit.harmony is not None,
+            "description": bool(submit.text),
+        }
+        self._ignored = [
+            name for name, is_given in given.items() if is_given and name not in facts.conditions
+        ]
+        order = Order(
+            mode=submit.mode,
+            frames=model_frames(HostShape(self._rate, self._channels, self._frames, None), facts),
+            prompt=prompt if submit.mode == "continue" else None,
+            context=context if "context" in facts.conditions else None,
+            text=submit.text or None,
+            negative_text=submit.negative_text or None,
+            seed=int(self._spec["seed"]),
+            variations=submit.variations,
+            sampling=submit.sampling.to_map(),
+            guidance=submit.guidance.to_map(),
+            tempo_map=submit.tempo_map,
+            harmony=submit.harmony,
+            stems=self._facts.stems,
+            chunk_frames=max(1, round(self._chunk_s * facts.rate / facts.hop)),
+        )
+        return order.prompt, order
+
+    # ---- audio ----
+
+    def take(self, piece: Piece) -> list[takes.Placed]:
+        """Convert a piece and append what is due to the spool; the caller syncs before telling anyone."""
+        render = self._variations[piece.variation]
+        placed: list[takes.Placed] = []
+        for stem, position, samples in render.push(piece.stem, piece.position, piece.samples, piece.last):
+            self._held.setdefault((piece.variation, stem), []).append((position, samples))
+            placed += self._flush(piece.variation, stem, everything=render.finished)
+        if render.finished:
+            for stem in self._wanted:
+                placed += self._flush(piece.variation, stem, everything=True)
+        return placed
+
+    def _flush(self, variation: int, stem: str, *, everything: bool) -> list[takes.Placed]:
+        """Write what is held when it is the first audio, long enough, or the end. Chunks never cross the
+        seam.
+        """
+        held = self._held.get((variation, stem), [])
+        count = sum(samples.shape[1] for _, samples in held)
+        begun = (variation, stem) in self._placed
+        if not count or not (everything or not begun or count >= self._chunk_s * self._rate):
+            return []
+        position = held[0][0]
+        joined = np.concatenate([samples for _, samples in held], axis=1)
+        self._held[(variation, stem)] = []
+        cuts = sorted({0, joined.shape[1], *([-position] if 0 < -position < joined.shape[1] else [])})
+        placed = []
+        for low, high in zip(cuts, cuts[1:], strict=False):
+            for start in range(low, high, _MAX_CHUNK_FRAMES):
+                stop = min(high, start + _MAX_CHUNK_FRAMES)
+                placed.append(self._append(variation, stem, position + start, joined[:, start:stop]))
+        return placed
+
+    def _append(self, variation: int, stem: str, position: int, samples: Samples) -> takes.Placed:
+        frames = samples.shape[1]
+        chunk = takes.Chunk(
+            self.attempt, variation, self._wanted.index(stem), position, frames, self._rate, self._channels
+        )
+        data = memoryview(np.ascontiguousarray(samples.T, dtype="<f4")).cast("B")
+        placed = self._spool.append(chunk, data)
+        self._placed.setdefault((variation, stem), []).append(placed)
+        self._made[(variation, stem)] = max(0, position + frames)
+        if self.first_audio_s is None and position + frames > 0:
+            self.first_audio_s = time.monotonic() - self._begun
+        return placed
+
+    def sync(self) -> None:
+        self._spool.sync()
+
+    def announcement(self, placed: takes.Placed) -> dict[str, Any]:
+        """What the front-end journals about a chunk."""
+        chunk = placed.chunk
+        return {
+            "variation": chunk.variation,
+            "stem": self._wanted[chunk.stem],
+            "position": chunk.position,
+            "frames": chunk.frames,
+            "crc": placed.crc,
+            "rate": chunk.rate,
+            "channels": chunk.channels,
+            "place": placed.place,
+            "bytes": placed.total_bytes,
+        }
+
+    @property
+    def samples_made(self) -> int:
+        """New host samples that every variation and stem has."""
+        wanted = len(self._wanted) * len(self._variations)
+        return min(self._made.values(), default=0) if len(self._made) == wanted else 0
+
+    @property
+    def complete(self) -> bool:
+        return all(render.finished for render in self._variations)
+
+    # ---- the end ----
+
+    def finish(self) -> dict[str, Any]:
+        """Write WAV files and the manifest; returns the manifest. Raises `PlayerError` when samples are
+        missing.
+        """
+        self._take_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        reports = []
+        for variation, render in enumerate(self._variations):
+            figures = render.report()
+            for stem in self._wanted:
+                figures[stem] |= self._write(variation, stem, render.handle_frames)
+            reports.append({"variation": variation, "level": render.level.to_map(), "stems": figures})
+        elapsed = time.monotonic() - self._begun
+        facts, request = self._facts, dict(self._spec["request"])
+        manifest = {
+            "job": str(self.job),
+            "attempt": self.attempt,
+            "request": {**request, "key": request["key"].hex(), "session": _hex(request.get("session"))},
+            "seed": self._spec["seed"],
+            "rate": self._rate,
+            "channels": self._channels,
+            "frames": self._frames,
+            "handle_frames": self._variations[0].handle_frames,
+            "stems": list(self._wanted),
+            "model": {"name": facts.name, "sha256": facts.sha256, "licence": facts.licence, **facts.more},
+            "device": facts.device,
+            "precision": facts.precision,
+            "takes": reports,
+            "ignored": self._ignored,
+            "times": {
+                "render_s": round(elapsed, 3),
+                "first_audio_s": None if self.first_audio_s is None else round(self.first_audio_s, 3),
+                "xrt": round(self._frames / self._rate / elapsed, 3) if elapsed > 0 else None,
+            },
+            "loudness": "integrated loudness after ITU-R BS.1770-4, ungated below 0.4 s; rms over all samples",
+        }
+        takes.write_manifest(self._take_folder, manifest)
+        return manifest
+
+    def _write(self, variation: int, stem: str, handle_frames: int) -> dict[str, Any]:
+        placed = self._placed.get((variation, stem), [])
+        written: dict[str, Any] = {}
+        for part, frames in (("handle", handle_frames), ("take", self._frames)):
+            chunks = [found for found in placed if (found.chunk.position < 0) == (part == "handle")]
+            if sum(found.chunk.frames for found in chunks) != frames:
+                got = sum(found.chunk.frames for found in chunks)
+                raise PlayerError(
+                    "E_INTERNAL", f"The model made {got} of {frames} samples of {stem} ({part})."
+                )
+            if not frames:
+                continue
+            name = takes.wav_name(variation, stem, part)
+            pieces = (self._spool.read(found) for found in chunks)
+            takes.write_wav(
+                self._take_folder / name, pieces, rate=self._rate, channels=self._channels, frames=frames
+            )
+            written["file" if part == "take" else "handle_file"] = name
+        audio = np.concatenate(
+            [np.frombuffer(self._spool.read(f), "<f4") for f in placed if f.chunk.position >= 0]
+        )
+        written["lufs"] = integrated_lufs(audio.reshape(-1, self._channels).T, self._rate)
+        return written
+
+    def close(self) -> None:
+        self._spool.close()
+
+
+def _hex(value: bytes | None) -> str | None:
+    return value.hex() if value else None
+
+
+__all__ = ["Rendering", "Sounds", "decoded", "with_channels"]
