@@ -7,29 +7,25 @@ and ``codec.safetensors`` + ``codec.yaml``, which is how ``pocket`` is stored.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
+from genmodel.checkpoints.assemble import assemble_lm, naming, unusable
 from genmodel.checkpoints.config import parse_config, setting
 from genmodel.checkpoints.encoders import LocalEncoders
-from genmodel.checkpoints.files import load_into, read_package, read_safetensors, tensors_of
+from genmodel.checkpoints.files import read_package, read_safetensors, read_text, tensors_of
 from genmodel.checkpoints.paths import places
 from genmodel.codec import EncodecModel, encodec_config_from_audiocraft, load_encodec
 from genmodel.errors import CheckpointError, ModelNotFound
-from genmodel.lm.conditioners.build import EncoderSource, build_fuser, build_provider
-from genmodel.lm.conditioners.t5 import T5Conditioner
-from genmodel.lm.config import LMConfig
+from genmodel.lm.conditioners.build import EncoderSource
 from genmodel.lm.lm import LMModel
 
 LM_FILES = ("lm.safetensors", "state_dict.bin")
 CODEC_FILES = ("codec.safetensors", "compression_state_dict.bin")
-_LM_PREFIXES = ("emb.", "transformer.", "out_norm.", "linears.", "condition_provider.", "fuser.")
-_CONDITIONER = "condition_provider.conditioners."
 _MAX_REDIRECTS = 4
 
 
@@ -56,9 +52,7 @@ def read(path: Path) -> Package:
         text = path.with_suffix(".yaml")
         if not text.is_file():
             raise CheckpointError(f"{path} has no {text.name} beside it", field="model")
-        return Package(
-            path, read_safetensors(path), parse_config(text.read_text(encoding="utf-8"), text), None
-        )
+        return Package(path, read_safetensors(path), parse_config(read_text(text), text), None)
     package = read_package(path)
     pretrained = package.get("pretrained")
     if pretrained is not None:
@@ -84,65 +78,7 @@ def load_lm(path: Path, encoders: EncoderSource | None = None) -> LMModel:
     if package.pretrained is not None or "transformer_lm" not in cfg:
         kind = "a codec" if package.pretrained or "compression_model" in cfg else "something else"
         raise CheckpointError(f"{path} is {kind}, a language model was expected", field="model")
-    state = {
-        _plain_name(name): value for name, value in package.state.items() if name.startswith(_LM_PREFIXES)
-    }
-    config = LMConfig.from_audiocraft(cfg, state)
-    check_sizes(config, state, path)
-    provider = build_provider(cfg, config.dim, encoders or LocalEncoders(path.parent))
-    for name, module in provider.conditioners.items():
-        if isinstance(module, T5Conditioner):
-            weight = state.get(f"{_CONDITIONER}{name}.output_proj.weight")
-            if weight is not None:
-                module.check_projection(weight)
-            _prepare_t5(state, f"{_CONDITIONER}{name}.t5.", module.finetune)
-    fuser = build_fuser(cfg, provider)
-    with torch.device("meta"):  # the weights come from the file: nothing is drawn, nothing is filled twice
-        lm = LMModel(config, provider, fuser, cfg=cfg)
-    load_into(lm, state, path, "language model")
-    return lm.eval()
-
-
-def _plain_name(name: str) -> str:
-    """Torch's own attention, wrapped, has one name more than AudioCraft's."""
-    return name.replace(".mha.", ".")
-
-
-def _prepare_t5(state: dict[str, Tensor], prefix: str, finetuned: bool) -> None:
-    """Encoder weights belong to the model only where it was trained with them; a tied table may be stored
-    once.
-    """
-    names = [name for name in state if name.startswith(prefix)]
-    if not finetuned:
-        for name in names:
-            del state[name]
-        return
-    shared, tied = f"{prefix}shared.weight", f"{prefix}encoder.embed_tokens.weight"
-    if shared in state:
-        state.setdefault(tied, state[shared])
-
-
-def check_sizes(config: LMConfig, state: dict[str, Tensor], path: Path) -> None:
-    """Refuse, before anything is allocated, a configuration that is not the tensors' own."""
-    layers = {int(found[1]) for name in state if (found := re.match(r"transformer\.layers\.(\d+)\.", name))}
-    codebooks = {int(found[1]) for name in state if (found := re.match(r"emb\.(\d+)\.weight$", name))}
-    if not codebooks or not layers:
-        raise CheckpointError(f"{path} holds no language model's tensors", field="model")
-    table = tuple(state["emb.0.weight"].shape) if "emb.0.weight" in state else ()
-    for key, says, is_ in (
-        ("num_layers", config.num_layers, len(layers)),
-        ("n_q", config.n_q, len(codebooks)),
-        ("card and dim", (config.card + 1, config.dim), table),
-    ):
-        if says != is_:
-            raise CheckpointError(
-                f"{path}: the configuration's {key} ({says}) is not that of the tensors ({is_})",
-                field="transformer_lm",
-            )
-
-
-# Buffers that some conditioners stored and that are computed here.
-_DROPPED = re.compile(re.escape(_CONDITIONER) + r".*\.(spec\.window|fbanks|demucs\..*)$")
+    return assemble_lm(cfg, package.state, path, encoders or LocalEncoders(path.parent))
 
 
 def load_codec(path: Path, checkpoint: Path | None = None, *, _redirects: int = 0) -> EncodecModel:
@@ -167,17 +103,10 @@ def load_codec(path: Path, checkpoint: Path | None = None, *, _redirects: int = 
     try:
         codec = load_encodec(encodec_config_from_audiocraft(package.cfg), package.state)
     except CheckpointError as error:
-        raise named(error, path) from error
+        raise naming(error, path) from error
+    except OmegaConfBaseException as error:
+        raise unusable(error, path) from error
     return codec.eval()
-
-
-def named(error: CheckpointError, path: Path) -> CheckpointError:
-    """The same refusal with the file's name in front."""
-    if str(path) in error.message:
-        return error
-    return CheckpointError(
-        f"{path}: {error.message}", field=error.field, value=error.value, allowed=error.allowed
-    )
 
 
 def load_named_codec(name: str, checkpoint: Path, source: Path, *, _redirects: int = 0) -> EncodecModel:

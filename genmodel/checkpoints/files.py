@@ -7,6 +7,7 @@ everything that can be wrong with a file ends in a CheckpointError that names it
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from genmodel.errors import CheckpointError
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _PICKLE_MAGIC = b"\x80"
-_MAX_JSON_BYTES = 64 * 2**20
+_MAX_TEXT_BYTES = 64 * 2**20
 
 
 def _present(path: Path) -> Path:
@@ -29,7 +30,19 @@ def _present(path: Path) -> Path:
         raise CheckpointError(f"{path} is {what}, a model file was expected", field="model")
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path} is empty", field="model")
+    if not os.access(path, os.R_OK):
+        raise CheckpointError(f"{path} may not be read by this user", field="model")
     return path
+
+
+def read_text(path: Path) -> str:
+    """The text of a small UTF-8 file, or CheckpointError."""
+    if _present(path).stat().st_size > _MAX_TEXT_BYTES:
+        raise CheckpointError(f"{path} is too large for a configuration", field="model")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not readable text: {error}", field="model") from error
 
 
 def _unsafe(path: Path) -> CheckpointError:
@@ -112,10 +125,8 @@ def read_safetensors(path: Path, wanted: Callable[[str], bool] = lambda name: Tr
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; CheckpointError if it is something else."""
-    if _present(path).stat().st_size > _MAX_JSON_BYTES:
-        raise CheckpointError(f"{path} is too large for a configuration", field="model")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}", field="model") from error
     if not isinstance(value, dict):

@@ -1,0 +1,132 @@
+"""From a configuration and tensors to a language model, whatever format they came in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
+
+from genmodel.checkpoints.files import load_into
+from genmodel.codec import EncodecModel, get_wrapped_compression_model
+from genmodel.errors import CheckpointError, GenModelError
+from genmodel.lm.conditioners.build import EncoderSource, build_fuser, build_provider
+from genmodel.lm.conditioners.t5 import T5Conditioner
+from genmodel.lm.config import LMConfig
+from genmodel.lm.lm import LMModel
+
+_PREFIXES = ("emb.", "transformer.", "out_norm.", "linears.", "condition_provider.")
+_CONDITIONER = "condition_provider.conditioners."
+# Buffers and frozen networks that some melody checkpoints stored beside the projection; computed here, or not
+# used.
+_DROPPED = re.compile(re.escape(_CONDITIONER) + r"[^.]+\.(chroma|demucs|mert|eval_wavs|cache|resample)\b")
+
+
+def assemble_lm(
+    cfg: DictConfig, tensors: Mapping[str, Tensor], path: Path, encoders: EncoderSource
+) -> LMModel:
+    """The language model that ``cfg`` describes with AudioCraft's tensors, float32, on the CPU, in eval mode.
+
+    Tensors of other modules (old files carry the codec's) are left out. Raises CheckpointError, naming
+    ``path``, where configuration and tensors do not belong together, and ModelNotFound for a text encoder
+    that is not here.
+    """
+    state = {
+        name.replace(".mha.", "."): value  # torch's own attention, wrapped, has one name more
+        for name, value in tensors.items()
+        if name.startswith(_PREFIXES) and not _DROPPED.match(name)
+    }
+    try:
+        config = LMConfig.from_audiocraft(cfg, state)
+        _check_sizes(config, state)
+        provider = build_provider(cfg, config.dim, encoders)
+        for name, module in provider.conditioners.items():
+            if isinstance(module, T5Conditioner):
+                _prepare_t5(module, state, f"{_CONDITIONER}{name}.")
+        fuser = build_fuser(cfg, provider)
+        with torch.device(
+            "meta"
+        ):  # the weights come from the file: nothing is drawn, nothing is filled twice
+            lm = LMModel(config, provider, fuser, cfg=cfg)
+    except CheckpointError as error:
+        raise naming(error, path) from error
+    except (OmegaConfBaseException, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, GenModelError):
+            raise
+        raise unusable(error, path) from error
+    load_into(lm, state, path, "language model")
+    return lm.eval()
+
+
+def unusable(error: Exception, path: Path) -> CheckpointError:
+    """What OmegaConf or a constructor did not like about a configuration, as a refusal."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return CheckpointError(f"{path}: the configuration cannot be used: {first}", field="xp.cfg")
+
+
+def naming(error: CheckpointError, path: Path) -> CheckpointError:
+    """The same refusal with the file's name in front."""
+    if str(path) in error.message:
+        return error
+    return CheckpointError(
+        f"{path}: {error.message}", field=error.field, value=error.value, allowed=error.allowed
+    )
+
+
+def _check_sizes(config: LMConfig, state: Mapping[str, Tensor]) -> None:
+    """Refuse, before anything is allocated, a configuration that is not the tensors' own."""
+    layers = {int(found[1]) for name in state if (found := re.match(r"transformer\.layers\.(\d+)\.", name))}
+    codebooks = {int(found[1]) for name in state if (found := re.match(r"emb\.(\d+)\.weight$", name))}
+    if not codebooks or not layers:
+        raise CheckpointError("there are no tensors of a language model", field="model")
+    table = tuple(state["emb.0.weight"].shape) if "emb.0.weight" in state else ()
+    claims: tuple[tuple[str, object, object], ...] = (
+        ("num_layers", config.num_layers, len(layers)),
+        ("n_q", config.n_q, len(codebooks)),
+        ("card + 1 and dim", (config.card + 1, config.dim), table),
+    )
+    for key, said, is_ in claims:
+        if said != is_:
+            raise CheckpointError(
+                f"the configuration's {key} ({said}) is not that of the tensors ({is_})",
+                field="transformer_lm",
+            )
+
+
+def _prepare_t5(module: T5Conditioner, state: dict[str, Tensor], prefix: str) -> None:
+    """Check the encoder's width; keep stored encoder weights only where the model was trained with them."""
+    projection = state.get(f"{prefix}output_proj.weight")
+    if projection is not None:
+        module.check_projection(projection)
+    if not module.finetune:
+        for name in [name for name in state if name.startswith(f"{prefix}t5.")]:
+            del state[name]
+        return
+    shared, tied = f"{prefix}t5.shared.weight", f"{prefix}t5.encoder.embed_tokens.weight"
+    if shared in state:  # one table under two names, stored once by some
+        state.setdefault(tied, state[shared])
+
+
+def check_pair(lm: LMModel, codec: EncodecModel, folder: Path) -> None:
+    """CheckpointError unless the codec's tokens are the ones that the language model speaks."""
+    if lm.card != codec.cardinality:
+        raise CheckpointError(
+            f"{folder}: the codec has {codec.cardinality} entries in a codebook, the language model speaks "
+            f"of {lm.card}; they do not belong together",
+            field="model",
+        )
+    chosen = codec.num_codebooks
+    try:
+        wrapped = get_wrapped_compression_model(codec, lm.cfg).num_codebooks
+    finally:
+        codec.set_num_codebooks(chosen)  # looking must not change the codec
+    if wrapped != lm.num_codebooks:
+        raise CheckpointError(
+            f"{folder}: the codec gives {wrapped} codebooks, the language model speaks of "
+            f"{lm.num_codebooks}; they do not belong together",
+            field="model",
+        )
