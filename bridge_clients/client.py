@@ -1,0 +1,336 @@
+"""The blocking client: one REQ socket, one question at a time, nothing that can hang.
+
+    with Client() as client:
+        job = client.submit(Submit(key=new_key(), mode="generate", length=Length(seconds=8), text="slow
+        piano")) for event in job.events():
+            ...
+
+Every call has a deadline. A question without an answer is asked again on a fresh socket (the daemon takes
+the same key as the same job, and every other op can be repeated). Threading: one client belongs to one
+thread at a time; make one client per thread. No thread is started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from bridge_clients import core
+from bridge_clients.jobs import JobHandle
+from bridge_clients.link import Link
+from bridge_clients.starting import Starter
+from protocol import messages as m
+from protocol.audio import AudioBlock, AudioFormat, Buffer
+from protocol.errors import SegueError
+from protocol.limits import KEY_BYTES, MAX_WAIT_MS
+
+T = TypeVar("T")
+AudioIn = AudioBlock | tuple[AudioFormat, Buffer]
+
+ATTEMPT_S = 3.0
+"""How long one question waits for its answer, beyond what it asks the daemon to wait, before it is asked
+again.
+"""
+
+
+def new_key() -> bytes:
+    """A fresh key for one job. Save it with the project before submitting, and a crash loses nothing."""
+    return secrets.token_bytes(KEY_BYTES)
+
+
+def as_blocks(audio: Iterable[AudioIn]) -> list[AudioBlock]:
+    """Audio given as blocks or as (format, bytes) pairs."""
+    return [a if isinstance(a, AudioBlock) else AudioBlock(*a) for a in audio]
+
+
+class Client:
+    """A connection to the daemon of this user, started if there is none.
+
+    autostart: whether a daemon may be started; timeout_s: of each call unless it says otherwise;
+    start_timeout_s: how long a start may take; on_wait: called with a sentence whenever something is waited
+    for; folder: the runtime folder if not the usual one; name: who asks, for the daemon's log.
+    Raises E_UNREACHABLE, E_TIMEOUT or E_VERSION when no daemon can be reached.
+    """
+
+    def __init__(
+        self,
+        *,
+        autostart: bool = True,
+        timeout_s: float = 10.0,
+        start_timeout_s: float = 60.0,
+        on_wait: Callable[[str], None] | None = None,
+        folder: Path | str | None = None,
+        name: str = "segue-python",
+        command: Sequence[str] | None = None,
+        curve_keys: tuple[bytes, bytes] | None = None,
+    ) -> None:
+        self.timeout_s, self._start_timeout_s = timeout_s, start_timeout_s
+        self._autostart = autostart
+        self._starter = Starter(
+            folder=Path(folder) if folder is not None else None,
+            start=autostart,
+            command=command,
+            name=name,
+            on_wait=on_wait,
+            curve_keys=curve_keys,
+        )
+        self._numbering = core.Numbering()
+        self._link: Link | None = None
+        self.hello: m.HelloReply
+        self._connect(start_timeout_s if autostart else timeout_s, patient=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the socket back. Jobs go on; closing never cancels."""
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    @property
+    def skew(self) -> str | None:
+        """A sentence when the running daemon is of another build than the files here, else None."""
+        return core.skew(self.hello)
+
+    # --- one question
+    # ------------------------------------------------------------------------------------------
+
+    def request(self, request: m.Request, timeout_s: float | None = None) -> Any:
+        """Ask and return the reply (the class that belongs to the op). Raises the daemon's SegueError.
+
+        E_TIMEOUT when there was no answer within the time, E_UNREACHABLE when there is no daemon.
+        """
+        allowed_s = self.timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + allowed_s
+        wait_s = getattr(request, "wait_ms", 0) / 1000
+        damaged = 0
+        while True:
+            link = self._ready_link(deadline)
+            number, frames = self._numbering.frames(request, link.connection.token)
+            left_s = max(0.0, deadline - time.monotonic())
+            answer = link.exchange(frames, min(left_s, wait_s + ATTEMPT_S))
+            if answer is None:
+                if time.monotonic() >= deadline:
+                    raise SegueError(
+                        "E_TIMEOUT",
+                        f"The daemon did not answer {request.op} within {allowed_s:g} s.",
+                        detail="It may be busy or stopped; asking again is safe.",
+                    )
+                continue
+            try:
+                return self._numbering.answer(request, number, answer)
+            except SegueError as error:
+                damaged += error.retry == "same"
+                if not self._again(error, damaged, deadline):
+                    raise
+
+    def _again(self, error: SegueError, damaged: int, deadline: float) -> bool:
+        """Whether an error is worth another try now; waits where waiting is what it asks for."""
+        if error.retry == "same":
+            return damaged <= 2
+        pause_s = (error.retry_ms or 200) / 1000
+        if time.monotonic() + pause_s >= deadline:
+            return False
+        if error.code == "E_NOT_READY" or (error.code == "E_DRAINING" and self._autostart):
+            time.sleep(pause_s)
+            return True
+        return False
+
+    def _ready_link(self, deadline: float) -> Link:
+        link = self._link
+        if link is not None and (link.connection.replaced() or not link.connection.alive()):
+            self.close()
+            link = None
+        return link or self._connect(max(0.05, deadline - time.monotonic()), patient=True)
+
+    def _connect(self, timeout_s: float, *, patient: bool) -> Link:
+        if self._autostart:
+            timeout_s = max(timeout_s, self._start_timeout_s)
+        self._link, self.hello = self._starter.reach(timeout_s, patient=patient)
+        return self._link
+
+    def _run(self, steps: core.Steps[T], timeout_s: float | None) -> T:
+        """Drive a procedure of several questions within one deadline."""
+        deadline = time.monotonic() + timeout_s if timeout_s is not None else None
+        answer: Any = None
+        while True:
+            try:
+                question = steps.send(answer)
+            except StopIteration as end:
+                return end.value
+            left_s = None if deadline is None else deadline - time.monotonic()
+            if left_s is not None and left_s <= 0:
+                raise SegueError("E_TIMEOUT", f"{question.op} was not done within {timeout_s:g} s.")
+            answer = self.request(question, None if left_s is None else max(left_s, ATTEMPT_S))
+
+    # --- jobs
+    # --------------------------------------------------------------------------------------------------
+
+    def submit(
+        self, submit: m.Submit, audio: Iterable[AudioIn] = (), *, timeout_s: float | None = None
+    ) -> JobHandle:
+        """Hand in one job, with its audio if it is not aboard yet. The same key and body: the same job
+        again.
+        """
+        blocks = as_blocks(audio)
+        if blocks:
+            submit = submit.with_audio([*submit.audio, *blocks])
+        submit.check_complete()
+        reply = self.request(submit, timeout_s)
+        return self._handle(reply, submit.key)
+
+    def retake(
+        self, job: str, *, seed: int | None = None, variations: int | None = None, key: bytes | None = None
+    ) -> JobHandle:
+        """The same job with another seed, as a new job."""
+        request = m.Retake(job=job, key=key or new_key(), seed=seed, variations=variations)
+        return self._handle(self.request(request), request.key)
+
+    def _handle(self, reply: m.SubmitReply, key: bytes) -> JobHandle:
+        return JobHandle(
+            self,
+            reply.job,
+            key=key,
+            state=reply.state,
+            position=reply.position,
+            seed=reply.seed,
+            again=reply.again,
+        )
+
+    def job(self, job: str, after: int = 0) -> JobHandle:
+        """A handle on a job known by its id, its events read up to `after`. Asks nothing yet."""
+        return JobHandle(self, job, after=after)
+
+    def events(
+        self,
+        job: str,
+        after: int = 0,
+        *,
+        audio: bool = True,
+        ticks: bool = True,
+        wait_ms: int = 250,
+        timeout_s: float | None = None,
+    ) -> Iterator[m.Event | m.Tick]:
+        """A job's events after number `after`; see `JobHandle.events`."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        follower = core.Follower(job, after, audio=audio, wait_ms=min(wait_ms, MAX_WAIT_MS))
+        while not follower.finished:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise SegueError("E_TIMEOUT", f"Job {job} was not done within {timeout_s:g} s.", job=job)
+            for event in follower.take(self.request(follower.question())):
+                if ticks or isinstance(event, m.Event):
+                    yield event
+
+    def cancel(self, job: str) -> m.CancelReply:
+        """Stop a job; the audio made so far stays."""
+        return self.request(m.Cancel(job=job))
+
+    def status(self, job: str) -> m.JobInfo:
+        """All about one job."""
+        return self.request(m.Status(job=job)).info
+
+    def list(
+        self,
+        *,
+        session: bytes | None = None,
+        project: str | None = None,
+        states: Sequence[str] | None = None,
+        limit: int | None = 50,
+    ) -> list[m.JobInfo]:
+        """Jobs, newest first; `limit` None for all."""
+        first = m.List(
+            session=session,
+            project=project,
+            states=tuple(states) if states else None,
+            limit=min(limit or 500, 500),
+        )
+        return self._run(core.list_steps(first, limit), None)
+
+    def forget(self, job: str) -> m.ForgetReply:
+        """The takes are saved elsewhere: the daemon may delete them."""
+        return self.request(m.Forget(job=job))
+
+    # --- takes
+    # -------------------------------------------------------------------------------------------------
+
+    def fetch(
+        self,
+        job: str,
+        variation: int = 0,
+        stem: str = "mix",
+        part: str = "take",
+        *,
+        as_: str = "path",
+        check: bool = True,
+        timeout_s: float | None = None,
+    ) -> core.Fetched:
+        """A finished WAV file: its path in the daemon's folder, or (`as_="bytes"`) its bytes over the socket.
+
+        Both are held against the checksum (for a path, `check` False leaves that out).
+        """
+        if as_ == "bytes":
+            return self._run(core.fetch_bytes_steps(job, variation, stem, part), timeout_s)
+        return self._run(core.fetch_path_steps(job, variation, stem, part, check), timeout_s)
+
+    def save(
+        self, job: str, to: Path | str, variation: int = 0, stem: str = "mix", part: str = "take"
+    ) -> core.Fetched:
+        """Write a finished WAV file to `to`, whole or not at all."""
+        got = self.fetch(job, variation, stem, part, as_="bytes")
+        core.write_whole(Path(to), got.data or b"")
+        return got
+
+    # --- models and the daemon itself
+    # --------------------------------------------------------------------------
+
+    def models(self) -> m.ModelsReply:
+        """What can be used."""
+        return self.request(m.Models())
+
+    def load(self, model: str, *, keep_alive_s: float | None = None, timeout_s: float = 600.0) -> m.LoadReply:
+        """Make a model ready; returns when it is (or says why it cannot be)."""
+        return self._run(core.load_steps(model, keep_alive_s), timeout_s)
+
+    def unload(self, model: str, *, timeout_s: float = 60.0) -> m.UnloadReply:
+        """End a model's worker; returns when its memory is measured free."""
+        return self._run(core.unload_steps(model), timeout_s)
+
+    def ping(self, timeout_s: float | None = None) -> m.PingReply:
+        """Alive, ready, load."""
+        return self.request(m.Ping(), timeout_s)
+
+    def metrics(self) -> str:
+        """Prometheus text."""
+        return self.request(m.Metrics()).text
+
+    def pause(self, release: bool = False) -> m.PauseReply:
+        """Hold all work, for instance while recording; with `release` the GPU's memory is given back."""
+        return self.request(m.Pause(release=release))
+
+    def resume(self) -> m.ResumeReply:
+        """Go on after `pause`."""
+        return self.request(m.Resume())
+
+    def drain(self, *, stop: bool = True, finish: str = "running") -> m.DrainReply:
+        """Take no new jobs, finish what `finish` says ("none", "running", "all"), then exit if `stop`."""
+        return self.request(m.Drain(stop=stop, finish=finish))
+
+    def stop(self, *, finish: str = "running", timeout_s: float = 60.0) -> m.DrainReply:
+        """Drain and wait until the daemon's process has ended."""
+        reply = self.drain(stop=True, finish=finish)
+        deadline = time.monotonic() + timeout_s
+        connection = self._link.connection if self._link is not None else None
+        with contextlib.closing(self):
+            while connection is not None and connection.alive() and not connection.replaced():
+                if time.monotonic() >= deadline:
+                    raise SegueError("E_TIMEOUT", f"The daemon has not ended within {timeout_s:g} s.")
+                time.sleep(0.05)
+        return reply

@@ -1,0 +1,152 @@
+"""Where the daemon is: the connection file, read only when nobody else could have written it.
+
+The daemon renames `connection.json` (mode 0600) into its runtime folder (mode 0700) when it is ready to
+answer. It holds the token, so a file or folder that others may write or read is refused, not used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from protocol.errors import SegueError
+from protocol.limits import TOKEN_BYTES
+
+FILE_NAME = "connection.json"
+_MAX_FILE_BYTES = 64 * 1024
+_MAX_SOCKET_PATH_BYTES = 103
+
+
+@dataclasses.dataclass(frozen=True)
+class Connection:
+    """One daemon as its connection file tells it. signature changes whenever the file is replaced."""
+
+    endpoint: str
+    token: bytes
+    pid: int = 0
+    boot: str = ""
+    build: str = ""
+    server_key: bytes | None = None
+    path: Path | None = None
+    signature: tuple[int, int, int] = (0, 0, 0)
+
+    def replaced(self) -> bool:
+        """Whether the file is another one by now, or gone: the daemon has stopped or restarted."""
+        return self.path is not None and _signature(self.path) != self.signature
+
+    def alive(self) -> bool:
+        """False when the daemon's process is surely gone; True may be wrong (the pid may have a new
+        owner).
+        """
+        if self.pid <= 0 or not self.endpoint.startswith("ipc://"):
+            return True
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:
+            return True
+        return True
+
+
+def runtime_folders() -> list[Path]:
+    """Where a daemon of this user may be, the usual place first."""
+    chosen = os.environ.get("SEGUE_RUNTIME")
+    if chosen:
+        return [Path(chosen).expanduser().absolute()]
+    import platformdirs
+
+    usual = Path(platformdirs.user_runtime_dir("segue"))
+    found = [Path(f"/tmp/segue-{os.getuid()}")] if hasattr(os, "getuid") else []
+    if usual.parent.is_dir() and len(os.fsencode(usual / "segue.sock")) <= _MAX_SOCKET_PATH_BYTES:
+        found.insert(0, usual)
+    return found
+
+
+def find(folder: Path | None = None) -> Connection | None:
+    """The connection file of a running (or dead) daemon, or None. Raises E_UNREACHABLE when it is not
+    safe.
+    """
+    for place in [folder] if folder is not None else runtime_folders():
+        found = read(place / FILE_NAME)
+        if found is not None:
+            return found
+    return None
+
+
+def read(path: Path) -> Connection | None:
+    """Read one connection file; None when there is none. Raises E_UNREACHABLE when others could have written
+    it.
+    """
+    try:
+        _check_private(path.parent, os.lstat(path.parent), stat.S_ISDIR)
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unsafe(path, f"cannot be read ({error.strerror})") from None
+    try:
+        info = os.fstat(descriptor)
+        _check_private(path, info, stat.S_ISREG)
+        raw = os.read(descriptor, _MAX_FILE_BYTES + 1)
+    finally:
+        os.close(descriptor)
+    if len(raw) > _MAX_FILE_BYTES:
+        raise _unsafe(path, "is too long")
+    return _parsed(path, raw, (info.st_ino, info.st_mtime_ns, info.st_size))
+
+
+def _parsed(path: Path, raw: bytes, signature: tuple[int, int, int]) -> Connection:
+    try:
+        found: Any = json.loads(raw)
+        endpoints = [e for e in found["endpoints"] if isinstance(e, str)]
+        endpoint = next((e for e in endpoints if e.startswith("ipc://")), endpoints[0])
+        token = bytes.fromhex(found["token"])
+        pid = found.get("pid")
+        key = found.get("curve_public_key")
+        if len(token) != TOKEN_BYTES or not endpoint.startswith(("ipc://", "tcp://")):
+            raise ValueError("token or endpoint")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        raise _unsafe(path, "is damaged") from None
+    return Connection(
+        endpoint=endpoint,
+        token=token,
+        pid=pid if isinstance(pid, int) and not isinstance(pid, bool) else 0,
+        boot=str(found.get("boot") or ""),
+        build=str(found.get("build") or ""),
+        server_key=key.encode("ascii", "replace") if isinstance(key, str) and len(key) == 40 else None,
+        path=path,
+        signature=signature,
+    )
+
+
+def _signature(path: Path) -> tuple[int, int, int]:
+    try:
+        info = os.stat(path)
+    except OSError:
+        return (0, 0, 0)
+    return (info.st_ino, info.st_mtime_ns, info.st_size)
+
+
+def _check_private(path: Path, info: os.stat_result, right_kind: Any) -> None:
+    if not right_kind(info.st_mode):
+        raise _unsafe(path, "is not what it should be (a link?)")
+    if hasattr(os, "getuid"):
+        if info.st_uid != os.getuid():
+            raise _unsafe(path, "belongs to another user")
+        if info.st_mode & 0o077:
+            raise _unsafe(path, "is open to other users")
+
+
+def _unsafe(path: Path, why: str) -> SegueError:
+    return SegueError(
+        "E_UNREACHABLE",
+        f"{path} {why}; remove it, or set SEGUE_RUNTIME to a folder of your own.",
+        field="connection",
+        value=str(path),
+        retry="never",
+    )

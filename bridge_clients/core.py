@@ -1,0 +1,227 @@
+"""What both clients share and no socket is needed for: numbering requests, following a job, fetching a file.
+
+Procedures of several questions are generators that yield a request and are sent its reply, so that the
+blocking and the asyncio client run the same code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from protocol.audio import Buffer
+from protocol.build import build_id
+from protocol.errors import SegueError
+from protocol.events import Event, Tick
+from protocol.framing import decode_reply, encode_request
+from protocol.replies import (
+    FetchReply,
+    HelloReply,
+    JobInfo,
+    ListReply,
+    LoadReply,
+    NextReply,
+    Reply,
+    UnloadReply,
+)
+from protocol.requests import FINAL_STATES, Fetch, List, Load, Next, Request, Unload
+
+T = TypeVar("T")
+Steps = Generator[Request, Any, T]
+
+PIECE_BYTES = 1024 * 1024
+
+
+class Numbering:
+    """Request ids of one client, and the check that an answer belongs to its question."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def frames(self, request: Request, token: bytes) -> tuple[int, list[Buffer]]:
+        """(id, frames) of the next request."""
+        self._last += 1
+        return self._last, encode_request(request, self._last, token)
+
+    def answer(self, request: Request, request_id: int, frames: Sequence[Buffer]) -> Reply:
+        """The reply in these frames. Raises the daemon's error, or E_HEADER when it answers something
+        else.
+        """
+        answered, found = decode_reply(frames)
+        if isinstance(found, SegueError):
+            raise found
+        if answered != request_id or found.op != request.op:
+            raise SegueError("E_HEADER", "The daemon answered another question.", retry="same")
+        return found
+
+
+class Follower:
+    """Reads a job's events in order, each once, whatever happens to the connection in between.
+
+    after: the number of the last event handed out; keep it to go on later, also in another process.
+    """
+
+    def __init__(self, job: str, after: int = 0, *, audio: bool = True, wait_ms: int = 250) -> None:
+        self.job, self.after, self.state = job, after, "queued"
+        self.finished = False
+        self._max_bytes = PIECE_BYTES if audio else 0
+        self._wait_ms = wait_ms
+        self._tick: Tick | None = None
+
+    def question(self) -> Next:
+        """What to ask next; acknowledges everything handed out so far."""
+        return Next(job=self.job, after=self.after, max_bytes=self._max_bytes, wait_ms=self._wait_ms)
+
+    def take(self, reply: NextReply) -> Generator[Event | Tick, None, None]:
+        """Hand out what is new in a reply: events in order, then the tick if it has changed."""
+        self.state = reply.state
+        for event in reply.events:
+            if event.seq <= self.after:
+                continue
+            if event.seq != self.after + 1:
+                raise SegueError(
+                    "E_INTERNAL",
+                    f"Event {self.after + 1} of job {self.job} is missing; {event.seq} came instead.",
+                    job=self.job,
+                    retry="never",
+                )
+            self.after = event.seq
+            self.finished = event.final
+            yield event
+        if reply.state in FINAL_STATES and not reply.more and self.after >= reply.last:
+            self.finished = True
+        if reply.tick is not None and reply.tick != self._tick and not self.finished:
+            self._tick = reply.tick
+            yield reply.tick
+
+
+@dataclasses.dataclass(frozen=True)
+class Fetched:
+    """A finished WAV file: where it is, or its bytes. position: its first sample relative to the seam."""
+
+    job: str
+    path: Path | None
+    data: bytes | None
+    rate: int
+    channels: int
+    frames: int
+    position: int
+    crc: int
+
+
+def fetch_path_steps(job: str, variation: int, stem: str, part: str, check: bool) -> Steps[Fetched]:
+    """Ask for a file's path; with `check` the file is read once and held against its checksum."""
+    reply: FetchReply = yield Fetch(job=job, variation=variation, stem=stem, part=part, as_="path")
+    path = Path(reply.path or "")
+    try:
+        whole = path.read_bytes() if check else None
+        size = path.stat().st_size
+    except OSError as error:
+        raise SegueError(
+            "E_TAKE_MISSING", f"The take {path} cannot be read ({error.strerror}).", job=job, value=str(path)
+        ) from None
+    if size != reply.total_bytes or (whole is not None and zlib.crc32(whole) != reply.crc):
+        raise _damaged(job, str(path))
+    return _fetched(reply, path=path, data=None)
+
+
+def fetch_bytes_steps(job: str, variation: int, stem: str, part: str) -> Steps[Fetched]:
+    """Ask for a file's bytes, piece by piece, and hold the whole against its checksum."""
+    pieces: list[bytes] = []
+    offset = 0
+    while True:
+        reply: FetchReply = yield Fetch(
+            job=job,
+            variation=variation,
+            stem=stem,
+            part=part,
+            as_="bytes",
+            offset=offset,
+            max_bytes=PIECE_BYTES,
+        )
+        piece = bytes(reply.data or b"")
+        if reply.offset != offset or (not piece and offset < reply.total_bytes):
+            raise _damaged(job, f"{stem}, piece at {offset}")
+        pieces.append(piece)
+        offset += len(piece)
+        if offset >= reply.total_bytes:
+            break
+    data = b"".join(pieces)
+    if len(data) != reply.total_bytes or zlib.crc32(data) != reply.crc:
+        raise _damaged(job, stem)
+    return _fetched(reply, path=None, data=data)
+
+
+def _fetched(reply: FetchReply, path: Path | None, data: bytes | None) -> Fetched:
+    return Fetched(reply.job, path, data, reply.rate, reply.channels, reply.frames, reply.position, reply.crc)
+
+
+def _damaged(job: str, what: str) -> SegueError:
+    return SegueError(
+        "E_TAKE_DAMAGED", f"The take ({what}) does not fit its checksum; make it again.", job=job, value=what
+    )
+
+
+def list_steps(first: List, at_most: int | None) -> Steps[list[JobInfo]]:
+    """All jobs that a question finds, page after page, up to `at_most`."""
+    found: list[JobInfo] = []
+    question = first
+    while True:
+        reply: ListReply = yield question
+        found.extend(reply.jobs)
+        if reply.next is None or not reply.jobs or (at_most is not None and len(found) >= at_most):
+            return found[:at_most]
+        question = dataclasses.replace(question, before=reply.next)
+
+
+def load_steps(model: str, keep_alive_s: float | None) -> Steps[LoadReply]:
+    """Ask until the model is loaded; every answer that says "not yet" goes to the caller as it is."""
+    while True:
+        reply: LoadReply = yield Load(model=model, keep_alive_s=keep_alive_s, wait_ms=1000)
+        if reply.state not in ("loading", "ready_to_load", "unloading"):
+            return reply
+
+
+def unload_steps(model: str) -> Steps[UnloadReply]:
+    """Ask until the model's memory is free."""
+    while True:
+        reply: UnloadReply = yield Unload(model=model, wait_ms=1000)
+        if reply.state not in ("loaded", "unloading"):
+            return reply
+
+
+def skew(hello: HelloReply) -> str | None:
+    """One sentence when the daemon that runs is not the code on the disk, else None."""
+    mine = build_id()
+    if not hello.build or "+" not in hello.build or hello.build == mine:
+        return None
+    return (
+        f"The daemon that is running (process {hello.pid}) was started from another build of Segue "
+        f"({hello.build}, here is {mine}); `segue stop` ends it, and the next command starts the new one."
+    )
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Put a file in place whole or not at all. Raises E_DISK_FULL or E_ARGUMENT."""
+    import errno
+    import os
+
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise SegueError(
+            "E_DISK_FULL" if full else "E_ARGUMENT",
+            f"{path} cannot be written ({error.strerror}).",
+            field="to",
+            value=str(path),
+        ) from None

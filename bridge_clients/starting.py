@@ -1,0 +1,245 @@
+"""Reaching a daemon that is ready, and starting one if there is none.
+
+Twenty clients that start at once give one daemon: whoever holds the lock file `start.lock` (flock: the
+kernel frees it however its owner ends) looks again, starts the daemon, and keeps the lock until it answers.
+The daemon itself holds another lock, so even a client that ignored this one could not start a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bridge_clients.connection import Connection, find, runtime_folders
+from bridge_clients.core import Numbering
+from bridge_clients.link import Link
+from protocol.build import build_id, code_root
+from protocol.errors import SegueError
+from protocol.limits import MAJOR, MINOR
+from protocol.replies import HelloReply
+from protocol.requests import Hello
+
+START_LOCK = "start.lock"
+LOG_FILE = "start.log"
+HELLO_S = 2.0
+_PAUSE_S = 0.05
+
+Say = Callable[[str], None]
+
+
+def greeting(name: str) -> Hello:
+    """The client's own introduction."""
+    return Hello(client=name, build=build_id(), protocol=(MAJOR, MINOR))
+
+
+def say_hello(link: Link, name: str, timeout_s: float) -> HelloReply | None:
+    """Ask who is there; None when nobody answers in time. Raises E_VERSION and what else the daemon
+    refuses.
+    """
+    hello, numbering = greeting(name), Numbering()
+    number, frames = numbering.frames(hello, link.connection.token)
+    answer = link.exchange(frames, timeout_s)
+    if answer is None:
+        return None
+    reply = numbering.answer(hello, number, answer)
+    return reply if isinstance(reply, HelloReply) else None
+
+
+class Starter:
+    """Brings a client to a daemon that is ready.
+
+    folder: the runtime folder if not the usual one; start: whether a daemon may be started; command: how;
+    on_wait: told, in a sentence, what is being waited for.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: Path | None = None,
+        start: bool = True,
+        command: Sequence[str] | None = None,
+        name: str = "segue-python",
+        on_wait: Say | None = None,
+        curve_keys: tuple[bytes, bytes] | None = None,
+    ) -> None:
+        self._folder, self._start, self._name = folder, start, name
+        self._command = list(command) if command is not None else None
+        self._on_wait = on_wait
+        self._curve_keys = curve_keys
+        self._said = ""
+        self._child: Any = None
+
+    def reach(self, timeout_s: float, *, patient: bool = False) -> tuple[Link, HelloReply]:
+        """A link to a daemon that said it is ready.
+
+        patient: without the right to start one, wait for a daemon to come back instead of giving up at once.
+        Raises E_UNREACHABLE, E_TIMEOUT, E_VERSION.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            found = self._try(deadline)
+            if found is not None:
+                return found
+            if self._start:
+                return self._start_one(deadline)
+            if not patient:
+                raise SegueError("E_UNREACHABLE", "The daemon is not running; `segue serve` starts it.")
+            self._pause(deadline, "Waiting for the daemon to come back.")
+
+    def _try(self, deadline: float) -> tuple[Link, HelloReply] | None:
+        """The daemon of the connection file when it is ready; None when there is none."""
+        silent = 0
+        while True:
+            connection = find(self._folder)
+            if connection is None or not connection.alive():
+                return None
+            link = Link(connection, self._curve_keys)
+            try:
+                hello = say_hello(link, self._name, max(0.05, min(HELLO_S, deadline - time.monotonic())))
+            except BaseException:
+                link.close()
+                raise
+            if hello is not None and hello.ready:
+                return link, hello
+            link.close()
+            if hello is not None:
+                self._pause(deadline, f"The daemon is starting: {hello.waiting_for or 'one moment'}.")
+                continue
+            if not connection.alive() or (not connection.replaced() and not _listening(connection)):
+                return None
+            silent += 1
+            said = f"The daemon (process {connection.pid}) does not answer; still trying."
+            self._pause(deadline, said if silent > 1 else self._said)
+
+    def _start_one(self, deadline: float) -> tuple[Link, HelloReply]:
+        folder = self._folder or runtime_folders()[0]
+        _make_private(folder)
+        with _lock(
+            folder / START_LOCK, deadline, lambda: self._pause(deadline, "Another program is starting it.")
+        ):
+            while True:
+                found = self._try(deadline)  # whoever held the lock before may have started it
+                if found is not None:
+                    self._child = None  # it lives on its own
+                    return found
+                if self._child is None:
+                    self._say("Starting the daemon.")
+                    self._child = self._spawn(folder)
+                elif self._child.poll() is not None:
+                    status, self._child = self._child.returncode, None
+                    raise SegueError(
+                        "E_UNREACHABLE",
+                        f"The daemon ended while starting (status {status}): {_last_line(folder / LOG_FILE)}",
+                        detail=str(folder / LOG_FILE),
+                        retry="never",
+                    )
+                self._pause(deadline, "Waiting for the daemon to answer.")
+
+    def _spawn(self, folder: Path) -> Any:
+        import subprocess
+
+        environment = dict(os.environ)
+        root = str(code_root())
+        if Path(root).name not in ("site-packages", "dist-packages"):
+            known = environment.get("PYTHONPATH")
+            environment["PYTHONPATH"] = f"{root}{os.pathsep}{known}" if known else root
+        if self._folder is not None:
+            environment["SEGUE_RUNTIME"] = str(folder)
+        # -P: the folder the user happens to stand in must not be able to offer a package called "daemon"
+        command = self._command or [sys.executable, "-P", "-m", "daemon", "serve"]
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
+        log = os.open(folder / LOG_FILE, flags, 0o600)
+        try:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=folder,
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise SegueError(
+                "E_UNREACHABLE", f"The daemon cannot be started: {error}.", retry="never"
+            ) from None
+        finally:
+            os.close(log)
+
+    def _pause(self, deadline: float, said: str) -> None:
+        self._say(said)
+        if time.monotonic() >= deadline:
+            raise SegueError("E_TIMEOUT", f"The daemon was not ready in time. {said}".rstrip(), detail=said)
+        time.sleep(_PAUSE_S)
+
+    def _say(self, said: str) -> None:
+        if said and said != self._said:
+            self._said = said
+            if self._on_wait is not None:
+                self._on_wait(said)
+
+
+def _listening(connection: Connection) -> bool:
+    """Whether anybody accepts connections there; a socket file says nothing, it outlives its daemon."""
+    if not connection.endpoint.startswith("ipc://"):
+        return True
+    import socket
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(connection.endpoint[len("ipc://") :])
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            return True
+    return True
+
+
+def _make_private(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        info = os.lstat(folder)
+    except OSError as error:
+        raise SegueError(
+            "E_UNREACHABLE", f"{folder} cannot be made ({error.strerror}).", retry="never"
+        ) from None
+    import stat
+
+    if not stat.S_ISDIR(info.st_mode) or (hasattr(os, "getuid") and info.st_uid != os.getuid()):
+        raise SegueError(
+            "E_UNREACHABLE", f"{folder} is not a folder of yours; set SEGUE_RUNTIME to one.", retry="never"
+        )
+    if info.st_mode & 0o077:
+        os.chmod(folder, 0o700)
+
+
+@contextlib.contextmanager
+def _lock(path: Path, deadline: float, wait: Callable[[], None]) -> Iterator[None]:
+    import fcntl
+
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                wait()
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _last_line(path: Path) -> str:
+    try:
+        lines = [line.strip() for line in path.read_text("utf-8", "replace").splitlines() if line.strip()]
+    except OSError:
+        return "no log was written."
+    return lines[-1][:400] if lines else "it said nothing."
