@@ -1,7 +1,7 @@
 """Typed refusals of the model layer.
 
-Every error a caller can cause is one of these: it names the field, the value that was given and what is allowed, in
-one sentence that a musician can act on. The daemon turns them into wire errors by their code.
+Every error a caller can cause is one of these: it names the field, the value that was given and what is
+allowed, in one sentence that a musician can act on. The daemon turns them into wire errors by their code.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ def _shown(value: Any) -> str:
 class GenModelError(ValueError):
     """A refusal with a machine-readable code.
 
-    ``str(error)`` is ``message``, completed by the value and what is allowed where these were given. ``value`` keeps
-    the offending value itself (short values only: pass a count or a shape rather than a tensor).
+    ``str(error)`` is ``message``, completed by the value and what is allowed where these were given.
+    ``value`` keeps the offending value itself (short values only: pass a count or a shape rather than a
+    tensor).
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class GenModelError(ValueError):
         return parts[0] + (" (" + "; ".join(parts[1:]) + ")" if parts[1:] else "") + "."
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exceptions with keyword-only arguments cannot be rebuilt from ``args``; errors cross process borders.
+        # Keyword-only arguments cannot be rebuilt from ``args``, and errors cross process borders.
         state = {"code": self.code, "field": self.field, "value": self.value, "allowed": self.allowed}
         return _rebuild, (type(self), self.message, state)
 
@@ -69,7 +70,7 @@ class ModelNotFound(GenModelError):
 
 
 class CheckpointError(GenModelError):
-    """A model's files are there but cannot be used: wrong, missing or misshaped tensors, unsafe or broken files."""
+    """A model's files are there but cannot be used: wrong or missing tensors, unsafe or broken files."""
 
     def __init__(
         self, message: str, *, field: str | None = None, value: Any = None, allowed: str | None = None
@@ -84,4 +85,4 @@ def _rebuild(kind: type[GenModelError], message: str, state: dict[str, Any]) -> 
 
 
 class ContractError(GenModelError, AssertionError):
-    """A refusal where AudioCraft asserts: code written against it may catch ``AssertionError`` and still does."""
+    """A refusal where AudioCraft asserts: code written for it may still catch ``AssertionError``."""

@@ -1,7 +1,7 @@
 """EnCodec from files: configurations and weights in AudioCraft's and in Hugging Face's layout.
 
-Weight normalisation is folded here, once (``weight = g * v / |v|`` over all axes but the first), by the operator that
-both libraries use, so that folded weights are bit for bit what they compute on every call.
+Weight normalisation is folded here, once (``weight = g * v / |v|`` over all axes but the first), by the
+operator that both libraries use, so that folded weights are bit for bit what they compute on every call.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _need(mapping: Mapping[str, Any], key: str, where: str) -> Any:
 def encodec_config_from_audiocraft(xp_cfg: Any) -> EncodecConfig:
     """From the ``xp.cfg`` of a ``compression_state_dict.bin`` (DictConfig or plain mapping).
 
-    Raises ``CheckpointError`` for codecs that are not EnCodec, and for values that are missing or not supported.
+    Raises ``CheckpointError`` for codecs that are not EnCodec and for missing or unsupported values.
     """
     for name, only in (
         ("compression_model", "encodec"),
@@ -125,7 +125,7 @@ def encodec_config_from_audiocraft(xp_cfg: Any) -> EncodecConfig:
 
 
 def _seanet(values: Mapping[str, Any], decoder: bool) -> SEANetConfig:
-    """AudioCraft's keyword arguments of one half; ``norm_params`` are empty for the norms that are supported."""
+    """AudioCraft's keyword arguments of one half; ``norm_params`` are empty for supported norms."""
     known = {f.name for f in fields(SEANetConfig)}
     decoder_only = {"trim_right_ratio", "final_activation", "final_activation_params"}
     kept = {k: v for k, v in values.items() if k in known and (decoder or k not in decoder_only)}
@@ -144,7 +144,7 @@ def _seanet(values: Mapping[str, Any], decoder: bool) -> SEANetConfig:
 
 
 def encodec_config_from_hf(config_json: Mapping[str, Any]) -> EncodecConfig:
-    """From Hugging Face's ``config.json`` of an EncodecModel, or of a MusicGen that holds one (``audio_encoder``)."""
+    """From Hugging Face's ``config.json`` of an EncodecModel or of a MusicGen around one."""
     values = config_json.get("audio_encoder", config_json)
     kind = values.get("model_type", "encodec")
     if kind != "encodec":
@@ -187,7 +187,7 @@ def encodec_config_from_hf(config_json: Mapping[str, Any]) -> EncodecConfig:
         lstm=hf["num_lstm_layers"],
         trim_right_ratio=float(hf["trim_right_ratio"]),
     )
-    # As the library counts: whole codebooks of ceil(log2(size)) bits a frame within the largest bandwidth (kbit/s).
+    # As the library counts: whole codebooks of ceil(log2(size)) bits within the largest bandwidth (kbit/s).
     frame_rate_hz = -(-hf["sampling_rate"] // seanet.hop_samples)
     bits = max(1, (hf["codebook_size"] - 1).bit_length())
     n_q = int(1000 * hf["target_bandwidths"][-1] // (frame_rate_hz * bits))
@@ -205,10 +205,10 @@ def encodec_config_from_hf(config_json: Mapping[str, Any]) -> EncodecConfig:
 def load_encodec(
     config: EncodecConfig, state: Mapping[str, Tensor], kernels: Kernels = "auto"
 ) -> EncodecModel:
-    """A codec in float32 from weights under AudioCraft's or Hugging Face's names, normed, parametrised or folded.
+    """A float32 codec from AudioCraft's or Hugging Face's weights, normed, parametrised or folded.
 
-    ``state`` may hold a whole MusicGen (keys under ``audio_encoder.``). Raises ``CheckpointError`` that names the
-    key, in the file's own naming, when one is missing, unknown, misshaped, or not finite.
+    ``state`` may hold a whole MusicGen (keys under ``audio_encoder.``). Raises ``CheckpointError`` that names
+    the key, in the file's own naming, when one is missing, unknown, misshaped, or not finite.
     """
     with torch.device("meta"):
         model = EncodecModel(config, kernels)
@@ -225,9 +225,10 @@ def load_encodec(
             )
     absent = [name for name in wanted if name not in groups]
     if absent:
+        first = names.spelled(absent[0])
         raise CheckpointError(
-            f"The codec's weights lack {len(absent)} of {len(wanted)} tensors, the first is {names.spelled(absent[0])}",
-            field=names.spelled(absent[0]),
+            f"The codec's weights lack {len(absent)} of {len(wanted)} tensors, the first is {first}",
+            field=first,
         )
     folded = {target: _tensor(names, target, wanted[target], parts) for target, parts in groups.items()}
     model.load_state_dict(folded, strict=True, assign=True)

@@ -11,9 +11,7 @@ from genmodel.errors import CheckpointError
 PAD_MODES = ("constant", "reflect", "replicate")
 NORMS = ("none", "weight_norm")
 #: Pointwise activations a checkpoint may name. Others (softmax, …) would not be exact in a stream.
-ACTIVATIONS = (
-    "ELU", "ReLU", "LeakyReLU", "GELU", "SiLU", "Tanh", "Sigmoid", "Softplus", "Softsign", "Hardtanh", "Identity"
-)  # fmt: skip
+ACTIVATIONS = tuple("ELU ReLU LeakyReLU GELU SiLU Tanh Sigmoid Softplus Softsign Hardtanh Identity".split())
 
 
 def _refuse(field_name: str, value: Any, allowed: str) -> None:
@@ -34,8 +32,8 @@ def _need_int(name: str, value: Any, low: int) -> None:
 class SEANetConfig:
     """One half (encoder or decoder) of the convolutional autoencoder, AudioCraft's names.
 
-    ``ratios`` are in decoder order; the encoder applies them reversed. Residual unit j of a stage has dilation
-    ``dilation_base**j`` and a hidden width of ``width // compress``; its second kernel is 1.
+    ``ratios`` are in decoder order; the encoder applies them reversed. Residual unit j of a stage has
+    dilation ``dilation_base**j`` and a hidden width of ``width // compress``; its second kernel is 1.
     """
 
     channels: int = 1

@@ -1,8 +1,9 @@
 """The codec's face, and EnCodec behind it.
 
-Threading model: a codec is read-only once it is loaded. ``encode``, ``decode`` and any number of streams may run at
-once from several threads; what changes from call to call lives in the caller's ``CodecStream``. Moving the model or
-writing to its weights must not overlap with use; the packed kernels are rebuilt by the next call that needs them.
+Threading model: a codec is read-only once it is loaded. ``encode``, ``decode`` and any number of streams may
+run at once from several threads; what changes from call to call lives in the caller's ``CodecStream``. Moving
+the model or writing to its weights must not overlap with use; the packed kernels are rebuilt by the next call
+that needs them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from genmodel.errors import GenModelError
 
 Kernels = Literal["auto", "fast", "plain", "reference"]
 
-# Decoding in blocks of one second keeps a 64-channel, 32 kHz activation (8 MiB) near the caches and bounds memory.
+# Blocks of one second bound memory and keep a 64-channel, 32 kHz activation (8 MiB) near the caches.
 _BLOCK_FRAMES = 50
 # Encoders narrower than this run the reference convolutions: they are cheap, and rounding is then that of the
 # published implementations, so that a latent half way between two entries falls to the same side.
@@ -32,7 +33,7 @@ _FAST_ENCODER_FROM = 16
 
 
 class CompressionModel(ABC, nn.Module):
-    """Audio to tokens and back, AudioCraft's names. Shapes: audio ``[B, C, T]`` float, codes ``[B, K, F]`` int64."""
+    """Audio ``[B, C, T]`` to tokens ``[B, K, F]`` (int64) and back, AudioCraft's names."""
 
     #: Names of the parts that ``decode_stems`` gives.
     stems: tuple[str, ...] = ("mix",)
@@ -67,7 +68,7 @@ class CompressionModel(ABC, nn.Module):
 
     @abstractmethod
     def inner_codes(self, codes: Tensor) -> Tensor:
-        """Codes of this model ``[B, K, F]`` as rows for the core, ``[B * m, k, f]``. Checked by the caller."""
+        """Codes ``[B, K, F]``, checked by the caller, as rows for the core: ``[B * m, k, f]``."""
 
     @abstractmethod
     def outer_audio(self, audio: Tensor) -> Tensor:
@@ -146,8 +147,9 @@ class CompressionModel(ABC, nn.Module):
 class EncodecModel(CompressionModel):
     """SEANet encoder and decoder around a residual quantiser.
 
-    ``kernels``: "auto" (packed channels-last kernels for decoding and for encoders of useful width), "fast" (always),
-    "plain" (the same formulas without packing, as on a GPU), "reference" (whole-signal convolutions, the slow twin).
+    ``kernels``: "auto" (packed channels-last kernels for decoding and for encoders of useful width), "fast"
+    (always), "plain" (the same formulas without packing, as on a GPU), "reference" (whole-signal
+    convolutions, the slow twin).
     """
 
     def __init__(self, config: EncodecConfig, kernels: Kernels = "auto") -> None:
@@ -215,7 +217,7 @@ class EncodecModel(CompressionModel):
     @torch.no_grad()
     def encode_rows(self, x: Tensor) -> Tensor:
         """``encode`` without the checks, for wrappers that made them."""
-        weight = self.encoder.model[0].weights.weight
+        weight = next(self.encoder.parameters())
         x = x.to(device=weight.device, dtype=weight.dtype)
         narrow = self.config.encoder.n_filters < _FAST_ENCODER_FROM
         if self.kernels == "reference" or (self.kernels == "auto" and narrow):
@@ -248,10 +250,10 @@ class EncodecModel(CompressionModel):
 
     @property
     def core_lookahead_frames(self) -> int:
-        """The largest number of frames a stream has received but not yet played, for takes long enough to tell.
+        """The largest number of frames that a stream can have received and not yet played.
 
-        Counted with the chain's own arithmetic. Reflecting, causal codecs wait longest at the start, where the
-        padding mirrors what is to come.
+        Counted with the chain's own arithmetic. Reflecting, causal codecs wait longest at the start, where
+        the padding mirrors what is to come.
         """
         chain, hop = self.chain("decoder"), self.config.hop_samples
         longest = steady = frames = 0

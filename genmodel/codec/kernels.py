@@ -1,9 +1,9 @@
 """Matrix kernels for channels-last signals ``[B, T, C]``, with weights laid out once.
 
-On a CPU in float32 the weights are prepacked for oneDNN, measured on 2 cores against the plain layout: 2.3x for
-large matrices, 5x for few rows, and no repacking per call, which is what makes small chunks cheap. Everywhere else
-(GPU, other dtypes, builds without oneDNN), and with ``packed=False``, the same formulas run through plain torch.
-All kernels are read-only after construction: any number of threads may call them at once.
+On a CPU in float32 the weights are prepacked for oneDNN, measured on 2 cores against the plain layout: 2.3x
+for large matrices, 5x for few rows, and no repacking per call, which is what makes small chunks cheap.
+Everywhere else (GPU, other dtypes, builds without oneDNN), and with ``packed=False``, the same formulas run
+through plain torch. Kernels are read-only after construction: any number of threads may call them at once.
 """
 
 from __future__ import annotations
@@ -80,6 +80,11 @@ class Conv:
         return self._linear(windows(x, self.kernel, self.stride, self.dilation, count))
 
 
+def pointwise(conv: nn.Conv1d, packed: bool) -> Linear:
+    """A convolution of kernel 1 as a matrix product."""
+    return Linear(conv.weight.squeeze(2), conv.bias, packed)
+
+
 def windows(x: Tensor, kernel: int, stride: int, dilation: int, count: int) -> Tensor:
     """Gather ``count`` windows: ``[B, T, C] -> [B, count, kernel * C]``, contiguous."""
     if kernel == 1 and stride == 1:
@@ -94,8 +99,8 @@ def windows(x: Tensor, kernel: int, stride: int, dilation: int, count: int) -> T
 class Upsample:
     """Transposed convolution of kernel ``2 * stride`` as one matrix product on pairs of neighbours.
 
-    ``[B, n + 1, in] -> [B, n * stride, out]``: output block t is ``x[t-1] W[stride:] + x[t] W[:stride]``, and the
-    blocks of a channels-last result are already in time order.
+    ``[B, n + 1, in] -> [B, n * stride, out]``: output block t is ``x[t-1] W[stride:] + x[t] W[:stride]``, and
+    the blocks of a channels-last result are already in time order.
     """
 
     def __init__(self, conv: nn.ConvTranspose1d, packed: bool) -> None:
@@ -116,7 +121,7 @@ class Upsample:
 
 
 class RecurrentStack:
-    """The layers of an ``nn.LSTM``: ``[B, n, H]`` and state ``(h, c)``, each ``[layers, B, H]``, to the same."""
+    """The layers of an ``nn.LSTM``: ``[B, n, H]`` and ``(h, c)``, each ``[layers, B, H]``, to the same."""
 
     def __init__(self, lstm: nn.LSTM, packed: bool) -> None:
         self.layers, self.width = lstm.num_layers, lstm.hidden_size

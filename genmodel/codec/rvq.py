@@ -31,10 +31,10 @@ class _Stack(nn.Module):
 
 
 def nearest(x: Tensor, embed: Tensor) -> Tensor:
-    """Index of the nearest entry by squared Euclidean distance, ties to the lowest. ``[N, D], [bins, D] -> [N]``.
+    """``[N, D], [bins, D] -> [N]``: index of the nearest entry by squared distance, ties to the lowest.
 
-    The expanded form and its order of operations are those of the published implementations: distances that differ
-    by rounding only must be resolved the same way.
+    The expanded form and its order of operations are those of the published implementations: distances that
+    differ by rounding only must be resolved the same way.
     """
     entries = embed.t()
     distance = x.pow(2).sum(1, keepdim=True) - 2 * x @ entries + entries.pow(2).sum(0, keepdim=True)

@@ -1,13 +1,14 @@
 """SEANet, the convolutional autoencoder of EnCodec, written plainly: whole signals, ``[B, C, T]``, no state.
 
-This is the reference that the fast and the streaming paths (``stages.py``) are compared with, and what training
-differentiates. Parameters carry AudioCraft's key names after weight normalisation has been folded away.
-Source: Défossez et al., "High Fidelity Neural Audio Compression" (2022), section 3.1.
+This is the reference that the fast and the streaming paths (``stages.py``) are compared with, and what
+training differentiates. Parameters carry AudioCraft's key names after weight normalisation has been folded
+away. Source: Défossez et al., "High Fidelity Neural Audio Compression" (2022), section 3.1.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from genmodel.errors import CheckpointError
 
 
 def conv_paddings(kernel: int, stride: int, causal: bool) -> tuple[int, int]:
-    """(left, right) padding in samples that makes ``frames = ceil(samples / stride)``; the odd one goes left."""
+    """(left, right) padding that makes ``frames = ceil(samples / stride)``; an odd one goes left."""
     total = kernel - stride
     right = 0 if causal else total // 2
     return total - right, right
@@ -77,7 +78,7 @@ class PaddedConv(nn.Module):
 
     @property
     def weights(self) -> nn.Conv1d:
-        return self.conv.get_submodule("conv")  # type: ignore[return-value]
+        return cast(nn.Conv1d, self.conv.get_submodule("conv"))
 
     def forward(self, x: Tensor) -> Tensor:
         conv = self.weights
@@ -96,7 +97,7 @@ class TrimmedConvTranspose(nn.Module):
 
     @property
     def weights(self) -> nn.ConvTranspose1d:
-        return self.convtr.get_submodule("convtr")  # type: ignore[return-value]
+        return cast(nn.ConvTranspose1d, self.convtr.get_submodule("convtr"))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.weights(x)
@@ -115,13 +116,17 @@ class ResidualLSTM(nn.Module):
         return (self.lstm(x)[0] + x).permute(1, 2, 0)
 
 
+def _pads(config: SEANetConfig) -> dict[str, Any]:
+    return {"causal": config.causal, "pad_mode": config.pad_mode}
+
+
 class ResidualUnit(nn.Module):
     """``shortcut(x) + conv1(act(conv_k(act(x))))``; the shortcut is the identity or a 1x1 convolution."""
 
     def __init__(self, config: SEANetConfig, width: int, dilation: int) -> None:
         super().__init__()
         hidden = width // config.compress
-        pads = {"causal": config.causal, "pad_mode": config.pad_mode}
+        pads = _pads(config)
         self.block = nn.Sequential(
             activation(config),
             PaddedConv(width, hidden, config.residual_kernel_size, dilation=dilation, **pads),
@@ -129,6 +134,11 @@ class ResidualUnit(nn.Module):
             PaddedConv(hidden, width, 1, **pads),
         )
         self.shortcut: nn.Module = nn.Identity() if config.true_skip else PaddedConv(width, width, 1, **pads)
+
+    @property
+    def convs(self) -> tuple[PaddedConv, PaddedConv]:
+        """The two convolutions of the block; the second has kernel 1."""
+        return cast(PaddedConv, self.block[1]), cast(PaddedConv, self.block[3])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.shortcut(x) + self.block(x)
@@ -157,7 +167,7 @@ class SEANetEncoder(nn.Module):
 
     def __init__(self, config: SEANetConfig) -> None:
         super().__init__()
-        pads = {"causal": config.causal, "pad_mode": config.pad_mode}
+        pads = _pads(config)
         width = config.n_filters
         layers: list[nn.Module] = [PaddedConv(config.channels, width, config.kernel_size, **pads)]
         for ratio in reversed(config.ratios):
@@ -178,7 +188,7 @@ class SEANetDecoder(nn.Module):
 
     def __init__(self, config: SEANetConfig) -> None:
         super().__init__()
-        pads = {"causal": config.causal, "pad_mode": config.pad_mode}
+        pads = _pads(config)
         width = config.n_filters * 2 ** len(config.ratios)
         layers: list[nn.Module] = [PaddedConv(config.dimension, width, config.kernel_size, **pads)]
         if config.lstm:

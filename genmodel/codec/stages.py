@@ -1,13 +1,14 @@
 """SEANet as a chain of streaming stages: exact for any chunking, both paddings, causal or not.
 
-Each stage is a pure function ``step(state, x, last) -> (state, y)`` over channels-last chunks ``[B, n, C]``: it emits
-every output sample that can no longer change, and keeps the few input columns that later outputs still need. Feeding
-a signal in any pieces (also empty ones) and saying ``last`` once gives the samples of the whole-signal module in
-``seanet.py``; nothing is computed twice and no halo is recomputed. Look-ahead is delay: a convolution waits for its
-right context, a residual unit holds its shortcut back until the block has caught up.
+Each stage is a pure function ``step(state, x, last) -> (state, y)`` over channels-last chunks ``[B, n, C]``:
+it emits every output sample that can no longer change, and keeps the few input columns that later outputs
+still need. Feeding a signal in any pieces (also empty ones) and saying ``last`` once gives the samples of the
+whole-signal module in ``seanet.py``; nothing is computed twice and no halo is recomputed. Look-ahead is
+delay: a convolution waits for its right context, a residual unit holds its shortcut back until the block has
+caught up.
 
-States are values: never changed in place, so that keeping one is a snapshot. A ``Chain`` holds packed weights and is
-read-only; many streams may use one at once, from several threads.
+States are values: never changed in place, so that keeping one is a snapshot. A ``Chain`` holds packed weights
+and is read-only; many streams may use one at once, from several threads.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from genmodel.codec.kernels import Conv, RecurrentStack, Upsample, can_pack
+from genmodel.codec.kernels import Conv, Linear, RecurrentStack, Upsample, can_pack, pointwise
 from genmodel.codec.seanet import (
     PaddedConv,
     ResidualLSTM,
@@ -131,8 +132,8 @@ class ConvStage:
         missing = max(self._left, right) + 1 - seen
         if missing <= 0:
             return kept[:, -right - 1 : -1].flip(1)
-        # Short input: zeros to the right first, then reflected around the last of them, then cut. All of the signal
-        # that the reflection reaches is still in `kept`.
+        # Short input: zeros to the right first, then reflected around the last of them, then cut. All of the
+        # signal that the reflection reaches is still in `kept`.
         zeros = kept.new_zeros(kept.shape[0], missing, kept.shape[2])
         longer = torch.cat([kept, zeros], 1)
         mirrored = longer[:, -right - 1 : -1].flip(1)
@@ -212,13 +213,14 @@ class ResidualStage:
     """A residual unit. Its second convolution has kernel 1, so only the first one delays."""
 
     def __init__(self, module: ResidualUnit, packed: bool) -> None:
-        self._act_1, first, self._act_2, second = module.block
+        first, second = module.convs
+        self._act_1, self._act_2 = module.block[0], module.block[2]
         self._first = ConvStage(first, packed)
-        self._second = Conv(second.weights, packed)._linear
-        self._shortcut = None
+        self._second = pointwise(second.weights, packed)
+        self._shortcut: Linear | None = None
         if isinstance(module.shortcut, PaddedConv):
-            self._shortcut = Conv(module.shortcut.weights, packed)._linear
-        self.n_out = second.weights.out_channels
+            self._shortcut = pointwise(module.shortcut.weights, packed)
+        self.n_out: int = second.weights.out_channels
 
     def start(self, x: Tensor) -> ResidualState:
         return ResidualState(self._first.start(x), x)

@@ -1,10 +1,11 @@
 """Exact streaming decode: tokens in, final audio out, equal to the decode of the whole.
 
-The codec is not causal, yet nothing has to be approximated: each stage of the decoder keeps its own few columns of
-left context, the LSTM its state, and right context is waited for (4 frames for the published codecs). See
-``stages.py`` for how, ``EncodecModel.decode`` with ``kernels="reference"`` for the slow twin.
+The codec is not causal, yet nothing has to be approximated: each stage of the decoder keeps its own few
+columns of left context, the LSTM its state, and right context is waited for (4 frames for the published
+codecs). See ``stages.py`` for how, ``EncodecModel.decode`` with ``kernels="reference"`` for the slow twin.
 
-Threading model: a stream belongs to one thread at a time. The codec behind it is shared by any number of streams.
+Threading model: a stream belongs to one thread at a time. The codec behind it is shared by any number of
+streams.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 class CodecStreamState:
     """Everything a stream knows, as a value: keep it, restore it into any stream of the same codec and rows.
 
-    Its tensors are never written to. ``frames_in`` token frames were pushed, ``samples_out`` samples per channel given.
+    Its tensors are never written to. ``frames_in`` token frames were pushed, ``samples_out`` samples per
+    channel given.
     """
 
     rows: int
@@ -71,8 +73,9 @@ def _size(value: Any) -> int:
 class CodecStream:
     """``rows`` takes decoded side by side, piece by piece.
 
-    Whatever the pieces, the concatenation of all that ``push`` and ``finish`` give equals ``decode_stems`` of all the
-    codes, to float32 rounding, and has exactly ``frames * hop`` samples. ``push`` gives whole frames only.
+    Whatever the pieces, the concatenation of all that ``push`` and ``finish`` give equals ``decode_stems`` of
+    all the codes, to float32 rounding, and has exactly ``frames * hop`` samples. ``push`` gives whole frames
+    only.
     """
 
     def __init__(self, codec: CompressionModel, rows: int) -> None:

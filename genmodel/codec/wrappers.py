@@ -1,7 +1,7 @@
 """Codecs made of a mono codec: interleaved stereo, and stems side by side.
 
-Both code each channel (or stem) on its own and differ from a plain codec only in where the tokens go. Decoding runs
-all channels of all rows as one batch.
+Both code each channel (or stem) on its own and differ from a plain codec only in where the tokens go.
+Decoding runs all channels of all rows as one batch.
 """
 
 from __future__ import annotations
@@ -75,8 +75,11 @@ class _Wrapper(CompressionModel):
 
 
 class InterleaveStereoCompressionModel(_Wrapper):
-    """Stereo from a mono codec. Codebooks are ordered L0 R0 L1 R1 …; with ``per_timestep`` the codebooks stay and
-    time is interleaved instead (L, R, L, R …), which doubles the frame rate."""
+    """Stereo from a mono codec. Codebooks are ordered L0 R0 L1 R1 …
+
+    With ``per_timestep`` the codebooks stay and time is interleaved instead (L, R, L, R …), which doubles the
+    frame rate.
+    """
 
     def __init__(self, model: EncodecModel, per_timestep: bool = False) -> None:
         super().__init__(model, "Interleaved stereo", 2)
@@ -137,7 +140,8 @@ class InterleaveStereoCompressionModel(_Wrapper):
 class StemsCompressionModel(_Wrapper):
     """One mono codec for several stems. Codebook ``k * S + s`` is codebook k of stem s.
 
-    ``encode`` takes ``[B, S, T]``; ``decode`` gives the mono mix, the sum of the stems; ``inner`` codes a mix as such.
+    ``encode`` takes ``[B, S, T]``; ``decode`` gives the mono mix, the sum of the stems; ``inner`` codes a mix
+    as such.
     """
 
     _part_name = "stems"
@@ -171,8 +175,8 @@ def _node(cfg: Any, name: str) -> Mapping[str, Any]:
 def get_wrapped_compression_model(codec: EncodecModel, cfg: Any) -> CompressionModel:
     """Wrap ``codec`` as a language model's configuration asks.
 
-    ``cfg`` is a DictConfig (or None): ``interleave_stereo_codebooks.{use, per_timestep}``, ``stems.{use, names}``,
-    then ``compression_model_n_q`` codebooks per channel if it is set.
+    ``cfg`` is a DictConfig (or None): ``interleave_stereo_codebooks.{use, per_timestep}``, ``stems.{use,
+    names}``, then ``compression_model_n_q`` codebooks per channel if it is set.
     """
     stereo, stems = _node(cfg, "interleave_stereo_codebooks"), _node(cfg, "stems")
     if stereo.get("use") and stems.get("use"):
