@@ -19,7 +19,7 @@ from genmodel.lm.conditioning import ConditioningAttributes, ConditioningProvide
 from genmodel.lm.config import LMConfig
 from genmodel.lm.fuser import ConditionFuser, hold_frames
 from genmodel.lm.patterns import Pattern, PatternProvider, get_pattern_provider
-from genmodel.lm.transformer import Transformer, init_weights
+from genmodel.lm.transformer import Transformer, fill_null_mask, init_weights
 
 ConditionTensors = Mapping[str, tuple[Tensor, Tensor]]
 
@@ -128,9 +128,9 @@ class LMModel(nn.Module):
         if bias is not None:
             x = x + bias.to(x.dtype)
         visible = None
-        prefix = self.fuser.prefix(condition_tensors)
+        prefix = self.fuser.prefix(visible_prefix(condition_tensors, self.fuser))
         if prefix is not None:
-            values, seen = align_prefix(prefix[0], prefix[1].bool())
+            values, seen = align_prefix(*prefix)
             x = torch.cat([values.to(x.dtype), x], dim=1)
             visible = torch.cat([seen, seen.new_ones(seen.shape[0], steps)], dim=1)
         source, source_mask = self.fuser.cross(condition_tensors) or (None, None)
@@ -212,13 +212,21 @@ class LMModel(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+def visible_prefix(tensors: ConditionTensors, fuser: ConditionFuser) -> ConditionTensors:
+    """The same tensors, where each prepended condition that a row lacks is visible: as many zero vectors as
+    the others have, which is what AudioCraft's unconditional half sees.
+    """
+    names = fuser.fuse2cond["prepend"]
+    return {
+        name: (value, fill_null_mask(mask) if name in names else mask)
+        for name, (value, mask) in tensors.items()
+    }
+
+
 def align_prefix(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Move each row's padding to the front, so that a shorter prefix ends where the sequence begins.
 
-    values [B, P, D], mask [B, P]. A row with no condition at all keeps all its (zero) vectors as visible
-    input, which is what the unconditional half was trained on. Returns the values and which of them are
-    visible.
+    values [B, P, D], mask bool [B, P]; returns the values and which of them are visible.
     """
-    mask = mask | ~mask.any(1, keepdim=True)
     order = torch.argsort(mask.int(), dim=1, stable=True)
     return values.gather(1, order[..., None].expand_as(values)), mask.gather(1, order)

@@ -151,14 +151,18 @@ class Transformer(nn.Module):
         x = x + self.config.positional_scale * code
         mask = None
         if source is not None and source_mask is not None:
-            # A source without anything is zeros: looking at its first vector adds exactly nothing where there
-            # are no biases, and what AudioCraft adds where there are.
-            mask = source_mask.bool()
-            first = torch.arange(mask.shape[1], device=mask.device) == 0
-            mask = (mask | (first & ~mask.any(1, keepdim=True)))[:, None, None]
+            # A source without anything is zeros: to look at all of it adds exactly nothing where there are no
+            # biases, and what AudioCraft adds where there are.
+            mask = fill_null_mask(source_mask)[:, None, None]
         for layer in self.layers:
             x = layer(x, source, mask, self_mask)
         return x
+
+
+def fill_null_mask(mask: Tensor) -> Tensor:
+    """bool [B, L]: the mask, with everything visible in rows that have nothing at all."""
+    mask = mask.bool()
+    return mask | ~mask.any(1, keepdim=True)
 
 
 def init_weights(module: nn.Module, config: LMConfig) -> None:

@@ -1,0 +1,208 @@
+"""Keys and values of everything aboard, by slot and stream, and how the rows of a step are grouped over them.
+
+Self-attention: one tensor a layer, [2, slots, streams, H, T, hd], grown when a session needs more, never
+during a step. Cross-attention: the same with the source's length for T, filled once a window. Lengths that
+attention runs over are rounded up for each session by itself, and masked, so that they do not depend on its
+company.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from genmodel.engine.network import Layer, Network
+
+STEP_BUCKET = 64
+CROSS_BUCKET = 16
+
+
+def _up(value: int, bucket: int) -> int:
+    return -(-value // bucket) * bucket
+
+
+@dataclass(frozen=True)
+class Run:
+    """Rows ``first``…``first + rows`` of the step, lying one after the other in a cache, with one length."""
+
+    first: int
+    rows: int
+    slot: int
+    streams: int  # rows of each slot; all that the cache has, or else the run is one slot
+    length: int
+    mask: Tensor  # float32 [rows, 1, length]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows of one step. R rows: for each session in order of slots, its streams."""
+
+    rows_of_session: list[int]
+    session_of_row: Tensor  # int64 [R]
+    position_of_row: Tensor  # int64 [R]
+    slot_of_row: Tensor
+    stream_of_row: Tensor
+    capacity: int
+    runs: list[Run]
+    cross_rows: Tensor | None  # int64: which rows attend to a source
+    cross_runs: list[Run]
+
+
+class Caches:
+    """All caches of a stepper; see the module's text."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.own: list[Tensor] = []
+        self.cross: list[Tensor] = []
+        self.prefix: dict[int, list[int]] = {}
+        self.sources: dict[int, list[int]] = {}
+
+    def _grown(self, old: list[Tensor], slots: int, streams: int, length: int) -> list[Tensor]:
+        net = self.network
+        shape = (2, slots, streams, net.heads, length, net.head_dim)
+        if old:
+            have = old[0].shape
+            if all(h >= s for h, s in zip(have, shape, strict=True)):
+                return old
+            shape = tuple(max(h, s) for h, s in zip(have, shape, strict=True))  # type: ignore[assignment]
+        grown = []
+        for i in range(len(net.layers)):
+            new = torch.zeros(shape, dtype=net.cache_dtype, device=net.device)
+            if old:
+                a, b, c, d, e, f = old[i].shape
+                new[:a, :b, :c, :d, :e, :f] = old[i]
+                old[i] = new  # let go of each layer's old cache before the next one's new
+            grown.append(new)
+        return grown
+
+    def reserve(self, slots: int, streams: int, length: int) -> None:
+        """Room for ``slots`` slots of ``streams`` streams and ``length`` places."""
+        self.own = self._grown(self.own, slots, streams, _up(length, STEP_BUCKET))
+
+    def reserve_cross(self, slots: int, sources: list[int]) -> None:
+        """Room for cross-attention to sources of these lengths, one for each stream that has one."""
+        if sources:
+            self.cross = self._grown(self.cross, slots, len(sources), _up(max(sources), CROSS_BUCKET))
+
+    def clear(self, slot: int) -> None:
+        """Forget a slot's contents."""
+        for cache in (*self.own, *self.cross):
+            if slot < cache.shape[1]:
+                cache[:, slot] = 0
+
+    def fill(self, layer: int, slot: int, stream: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store keys and values [S, H*hd] of places 0…S-1; returns them as [H, S, hd] of the cache."""
+        net, steps = self.network, len(k)
+        at = self.own[layer][:, slot, stream, :, :steps]
+        for part, value in zip(at, (k, v), strict=True):
+            part.copy_(value.view(steps, net.heads, net.head_dim).transpose(0, 1))
+        return at[0], at[1]
+
+    def fill_cross(
+        self, number: int, slot: int, heard: int, layer: Layer, source: Tensor | None
+    ) -> tuple[Tensor, Tensor] | None:
+        """Project and store a source [L, D]; returns keys and values [H, L, hd], None where there is no
+        source.
+
+        ``heard`` counts the slot's streams that have a source: those without take no room.
+        """
+        if source is None:
+            return None
+        k, v = self.network.project_cross(layer, source.to(self.network.device))
+        at = self.cross[number][:, slot, heard, :, : len(source)]
+        at[0].copy_(k)
+        at[1].copy_(v)
+        return at[0], at[1]
+
+    def set_lengths(self, slot: int, prefix: list[int], sources: list[int]) -> None:
+        """Note the prefix steps and source lengths of each stream (0: none)."""
+        self.prefix[slot], self.sources[slot] = prefix, sources
+
+    def copy(self, source: int, target: int) -> None:
+        """Make one slot's caches like another's."""
+        for cache in (*self.own, *self.cross):
+            cache[:, target] = cache[:, source]
+        self.prefix[target], self.sources[target] = list(self.prefix[source]), list(self.sources[source])
+
+    def group(self, slots: Sequence[int], steps: Sequence[int]) -> Group:
+        """How the rows of these slots, fed with these steps, lie in the caches."""
+        device = self.network.device
+        counts, owner, position, slot_of, stream_of = [], [], [], [], []
+        cross_rows: list[int] = []
+        own_runs: list[tuple[int, int, int, int, list[int]]] = []
+        cross_runs: list[tuple[int, int, int, int, list[int]]] = []
+        for i, (slot, step) in enumerate(zip(slots, steps, strict=True)):
+            first = len(owner)
+            prefix = self.prefix[slot]
+            counts.append(len(prefix))
+            places = [before + step for before in prefix]
+            owner += [i] * len(prefix)
+            slot_of += [slot] * len(prefix)
+            stream_of += list(range(len(prefix)))
+            position += places
+            bucket = _up(max(places) + 1, STEP_BUCKET)
+            own_runs.append((first, slot, len(prefix), bucket, [p + 1 for p in places]))
+            heard = [length for length in self.sources[slot] if length]
+            if heard:
+                cross_first = len(cross_rows)
+                cross_rows += [first + c for c, length in enumerate(self.sources[slot]) if length]
+                cross_runs.append((cross_first, slot, len(heard), _up(max(heard), CROSS_BUCKET), heard))
+        return Group(
+            counts,
+            torch.tensor(owner, device=device),
+            torch.tensor(position, device=device),
+            torch.tensor(slot_of, device=device),
+            torch.tensor(stream_of, device=device),
+            max(position) + 1,
+            self._runs(own_runs, self.own),
+            torch.tensor(cross_rows, device=device) if cross_rows else None,
+            self._runs(cross_runs, self.cross),
+        )
+
+    def _runs(self, parts: list[tuple[int, int, int, int, list[int]]], caches: list[Tensor]) -> list[Run]:
+        """Join neighbours in the cache that have one length; masks hide what lies beyond each row's own."""
+        joined: list[tuple[int, int, int, int, list[int]]] = []
+        for part in parts:
+            first, slot, streams, length, lengths = part
+            if joined:
+                _, last_slot, last_streams, last_length, _ = joined[-1]
+                full = caches[0].shape[2] == streams == last_streams
+                held = len(joined[-1][4]) // streams
+                if full and last_length == length and last_slot + held == slot:
+                    joined[-1][4].extend(lengths)
+                    continue
+            joined.append((first, slot, streams, length, list(lengths)))
+        device = self.network.device
+        runs = []
+        for first, slot, streams, length, lengths in joined:
+            beyond = torch.arange(length) >= torch.tensor(lengths)[:, None]
+            mask = torch.zeros(len(lengths), length).masked_fill_(beyond, float("-inf"))[:, None].to(device)
+            runs.append(Run(first, len(lengths), slot, streams, length, mask))
+        return runs
+
+    def attend(self, layer: int, group: Group, qkv: Tensor) -> Tensor:
+        """Store this step's keys and values and attend: qkv [R, 3*H*hd] -> [R, H*hd]."""
+        net, cache = self.network, self.own[layer]
+        rows = qkv.shape[0]
+        q, kv = qkv.split([net.config.dim, 2 * net.config.dim], dim=1)
+        kv = kv.view(rows, 2, net.heads, net.head_dim).to(cache.dtype)
+        cache[:, group.slot_of_row, group.stream_of_row, :, group.position_of_row] = kv
+        return self._attend(cache, group.runs, q)
+
+    def attend_cross(self, layer: int, group: Group, q: Tensor) -> Tensor:
+        """q [Rc, H*hd] of the rows that have a source -> [Rc, H*hd]."""
+        return self._attend(self.cross[layer], group.cross_runs, q)
+
+    def _attend(self, cache: Tensor, runs: list[Run], q: Tensor) -> Tensor:
+        parts = []
+        for run in runs:
+            slots = run.rows // run.streams
+            at = cache[:, run.slot : run.slot + slots, : run.streams, :, : run.length]
+            keys, values = at.flatten(1, 2)
+            rows = q[run.first : run.first + run.rows]
+            parts.append(self.network.attend(rows, keys, values, run.mask))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)

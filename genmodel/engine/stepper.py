@@ -1,0 +1,241 @@
+"""The stepper: several sessions, one step of the network for all of them.
+
+A session takes a slot; its streams (halves of guidance) are rows. Keys and values of past steps lie in caches
+indexed by slot, those of cross-attention are computed once. ``prefill`` runs everything known of a session's
+window in one pass and makes its first token; ``step`` makes the next token of every session that is under
+way. No row's numbers depend on the other rows: products are by row (``kernels``), attention lengths are
+rounded up per session and masked, noise is by position. Not thread-safe: one thread owns a stepper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from genmodel.engine.caches import Caches, Group
+from genmodel.engine.conditions import Stream
+from genmodel.engine.kernels import choose_precision
+from genmodel.engine.network import Network
+from genmodel.engine.noise import gumbel_noise
+from genmodel.engine.session import UNKNOWN, Session, SessionState
+from genmodel.errors import GenModelError
+from genmodel.lm.lm import LMModel
+from genmodel.lm.sampling import choose
+
+
+@dataclass
+class Slot:
+    """What a session has aboard, for the window in the making."""
+
+    session: Session
+    streams: tuple[Stream, ...] = ()
+    window: int = -1  # the window that the caches hold, -1 for none
+    sequence: Tensor = field(default_factory=lambda: torch.empty(0))  # int64 [K, S]
+    keys: Tensor = field(default_factory=lambda: torch.empty(0))  # int64 [K, S]
+
+    @property
+    def ready(self) -> bool:
+        return self.window == self.session.window and not self.session.done
+
+
+class Stepper:
+    """``slots`` sessions at most; ``precision`` of the layers as ``kernels.choose_precision``."""
+
+    def __init__(
+        self, lm: LMModel, slots: int = 8, precision: str | None = None, packed: bool = True
+    ) -> None:
+        self.lm = lm
+        self.device = lm.device
+        self.network = Network(lm, choose_precision(precision, self.device), packed)
+        self.slots: list[Slot | None] = [None] * slots
+        self.caches = Caches(self.network)
+        self.finite = torch.ones(slots, dtype=torch.bool, device=self.device)
+
+    @property
+    def free(self) -> int:
+        return self.slots.count(None)
+
+    def slot_of(self, session: Session) -> int:
+        for number, slot in enumerate(self.slots):
+            if slot is not None and slot.session is session:
+                return number
+        raise GenModelError("this session is not aboard")
+
+    def admit(self, session: Session) -> int:
+        """Give a session the first free slot. It is not under way before ``prefill``."""
+        if None not in self.slots:
+            raise GenModelError("all slots are taken", code="E_MEMORY", field="slots", value=len(self.slots))
+        number = self.slots.index(None)
+        self.slots[number] = Slot(session)
+        self.finite[number] = True
+        return number
+
+    def release(self, session: Session) -> None:
+        """Take a session off; its tokens are brought up to date first."""
+        number = self.slot_of(session)
+        self.sync(session)
+        self.slots[number] = None
+        if not bool(self.finite[number]):
+            # hidden places are multiplied by zero, and zero times NaN is NaN: the next owner must not meet
+            # any
+            self.caches.clear(number)
+
+    def waiting(self) -> list[Session]:
+        """Sessions aboard whose window has not begun here."""
+        return [s.session for s in self.slots if s is not None and not s.ready and not s.session.done]
+
+    @torch.no_grad()
+    def prefill(self, sessions: Sequence[Session]) -> None:
+        """Begin (or resume) the window of sessions that so far are equal: same tokens, streams and step.
+
+        One pass for the first; the others copy its caches. Then each makes its next step with its own noise.
+        """
+        numbers = [self.slot_of(session) for session in sessions]
+        first = sessions[0]
+        streams = first.streams()
+        start = first.step or first.first_step()
+        sequence = first.sequence(self.lm.special_token_id).to(self.device)
+        prefix = max(stream.prefix_steps for stream in streams)
+        self.caches.reserve(max(numbers) + 1, len(streams), prefix + sequence.shape[1])
+        hidden = self._pass(numbers[0], streams, sequence[:, :start], first.at.start)
+        mixed = self.network.mix(hidden, [stream.weight for stream in streams])
+        for number, session in zip(numbers, sessions, strict=True):
+            if number != numbers[0]:
+                self.caches.copy(numbers[0], number)
+            slot = Slot(
+                session, streams, session.window, sequence.clone(), session.step_keys().to(self.device)
+            )
+            self.slots[number] = slot
+            session.step = start
+        self._write(numbers, mixed.expand(len(numbers), -1))
+
+    def _pass(self, number: int, streams: Sequence[Stream], tokens: Tensor, start_frame: int) -> Tensor:
+        """Steps [K, S] of one slot from the beginning on; fills its caches. Returns hidden [c, D] of the
+        last.
+        """
+        net, steps = self.network, tokens.shape[1]
+        embedded = net.embed(tokens.T)
+        last = []
+        self.caches.reserve_cross(number + 1, [len(s.cross) for s in streams if s.cross is not None])
+        for c, stream in enumerate(streams):
+            heard = sum(earlier.cross is not None for earlier in streams[:c])
+            x = embedded
+            if stream.bias is not None:
+                x = x + stream.bias[start_frame : start_frame + steps]
+            if stream.prefix is not None:
+                x = torch.cat([stream.prefix.to(x), x])
+            x = x + net.positions(len(x))
+            for i, layer in enumerate(net.layers):
+                q, k, v = layer.qkv(net.normed(x, layer.norm1)).chunk(3, dim=-1)
+                keys, values = self.caches.fill(i, number, c, k, v)
+                x = x + layer.out(net.prefill_attend(q, keys, values, causal=True))
+                if layer.cross_out is not None:
+                    kv = self.caches.fill_cross(i, number, heard, layer, stream.cross)
+                    if kv is not None and layer.cross_q is not None and layer.norm_cross is not None:
+                        q = layer.cross_q(net.normed(x, layer.norm_cross))
+                        x = x + layer.cross_out(net.prefill_attend(q, *kv, causal=False))
+                x = x + layer.down(net.activation(layer.up(net.normed(x, layer.norm2))))
+            last.append(x[-1:])
+        self.caches.set_lengths(
+            number,
+            [s.prefix_steps for s in streams],
+            [0 if s.cross is None else len(s.cross) for s in streams],
+        )
+        return net.finish(torch.cat(last))
+
+    @torch.no_grad()
+    def step(self) -> list[Session]:
+        """The next step of every session under way; returns those sessions."""
+        numbers = [n for n, slot in enumerate(self.slots) if slot is not None and slot.ready]
+        if not numbers:
+            return []
+        aboard = [slot for n in numbers if (slot := self.slots[n]) is not None]
+        net = self.network
+        past = [slot.session.step - 1 for slot in aboard]  # the step that is fed
+        embedded = net.embed(torch.stack([s.sequence[:, p] for s, p in zip(aboard, past, strict=True)]))
+        group = self.caches.group(numbers, past)
+        x = embedded[group.session_of_row] + net.positions(group.capacity)[group.position_of_row]
+        x = self._add_bias(x, aboard, past)
+        for i, layer in enumerate(net.layers):
+            qkv = layer.qkv(net.normed(x, layer.norm1))
+            x = x + layer.out(self.caches.attend(i, group, qkv))
+            if layer.cross_out is not None and group.cross_rows is not None:
+                rows = group.cross_rows
+                part = x[rows]
+                q = layer.cross_q(net.normed(part, layer.norm_cross))  # type: ignore[misc, arg-type]
+                x = x.index_copy(0, rows, part + layer.cross_out(self.caches.attend_cross(i, group, q)))
+            x = x + layer.down(net.activation(layer.up(net.normed(x, layer.norm2))))
+        hidden = net.finish(x)
+        self._write(numbers, self._mix(hidden, aboard, group))
+        return [slot.session for slot in aboard]
+
+    def _add_bias(self, x: Tensor, aboard: Sequence[Slot], past: Sequence[int]) -> Tensor:
+        if all(stream.bias is None for slot in aboard for stream in slot.streams):
+            return x
+        rows = []
+        for slot, step in zip(aboard, past, strict=True):
+            at = slot.session.at.start + step
+            for stream in slot.streams:
+                rows.append(torch.zeros_like(x[0]) if stream.bias is None else stream.bias[at])
+        return x + torch.stack(rows)
+
+    def _mix(self, hidden: Tensor, aboard: Sequence[Slot], group: Group) -> Tensor:
+        """Guidance of each session: rows [R, D] -> [n, D]."""
+        parts = hidden.split(group.rows_of_session)
+        return torch.stack(
+            [
+                self.network.mix(part, [stream.weight for stream in slot.streams])
+                for part, slot in zip(parts, aboard, strict=True)
+            ]
+        )
+
+    def _write(self, numbers: Sequence[int], mixed: Tensor) -> None:
+        """Choose the tokens of each session's present step and move on. mixed [n, D]."""
+        aboard = [slot for n in numbers if (slot := self.slots[n]) is not None]
+        logits = self.network.logits(mixed)
+        where = torch.tensor(numbers, device=self.device)
+        self.finite[where] &= torch.isfinite(logits).flatten(1).all(1)
+        chosen = torch.empty(logits.shape[:2], dtype=torch.int64, device=self.device)
+        for sampling in {slot.session.sampling for slot in aboard}:
+            same = [i for i, slot in enumerate(aboard) if slot.session.sampling == sampling]
+            noise = None
+            if not sampling.greedy:
+                keys = torch.stack([aboard[i].keys[:, aboard[i].session.step] for i in same])
+                noise = gumbel_noise(keys, logits.shape[-1])
+            part = logits if len(same) == len(aboard) else logits[same]
+            chosen[same] = choose(part, noise, sampling.temperature, sampling.top_k, sampling.top_p)
+        for slot, tokens in zip(aboard, chosen, strict=True):
+            session = slot.session
+            column = slot.sequence[:, session.step]
+            slot.sequence[:, session.step] = torch.where(column == UNKNOWN, tokens, column)
+            session.step += 1
+            if session.step == slot.sequence.shape[1]:
+                session.store(slot.sequence.to(session.tokens.device))
+                session.window += 1
+                session.step = 0
+
+    def sync(self, session: Session) -> None:
+        """Bring a session's tokens up to date."""
+        slot = self.slots[self.slot_of(session)]
+        if slot is not None and slot.ready:
+            session.store(slot.sequence.to(session.tokens.device))
+
+    def check_finite(self, session: Session) -> None:
+        """GenModelError (E_NOT_FINITE) if any logit of this session was NaN or infinite. Waits for the
+        device.
+        """
+        if not bool(self.finite[self.slot_of(session)]):
+            raise GenModelError(
+                "the model computed numbers that are not finite: its weights or this precision fail here",
+                code="E_NOT_FINITE",
+                field="precision",
+                value=self.network.precision,
+            )
+
+    def snapshot(self, session: Session) -> SessionState:
+        """The present moment of a session aboard."""
+        self.sync(session)
+        return session.snapshot()
