@@ -19,4 +19,4 @@ def connect(*, autostart: bool = True, reporter: Reporter | None = None, **optio
 
     if reporter is not None:
         options["on_wait"] = reporter.note
-    return Client(autostart=autostart, **options)
+    return Client(autostart=autostart, name="segue", **options)

@@ -173,6 +173,7 @@ class Collector:
         for (variation, stem), part in sorted(self._parts.items()):
             part.handle.flush()
             frames = part.end - part.start
+            whole: NDArray[np.float32]
             if frames:
                 whole = np.memmap(part.path, "<f4", "r", shape=(frames, self.channels))
             else:

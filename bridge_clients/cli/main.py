@@ -35,8 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: Any) -> int:
     module_name, function_name = args.run.split(":")
-    if hasattr(signal, "SIGTERM"):  # a host that ends its child means the same as Ctrl-C
-        signal.signal(signal.SIGTERM, _interrupt)
+    before = _on_terminate(_interrupt)  # a host that ends its child means the same as Ctrl-C
     try:
         status = getattr(import_module(f"bridge_clients.cli.{module_name}"), function_name)(args)
         sys.stdout.flush()
@@ -54,6 +53,8 @@ def _run(args: Any) -> int:
 
         _say(write_incident(error))
         return DEFECT
+    finally:
+        _on_terminate(before)
 
 
 def _refuse(args: Any, error: SegueError) -> int:
@@ -70,6 +71,15 @@ def _refuse(args: Any, error: SegueError) -> int:
 
 def _say(sentence: str) -> None:
     sys.stderr.write(f"segue: {sentence}\n")
+
+
+def _on_terminate(handler: Any) -> Any:
+    """Set the handler of SIGTERM and give the one before; only the main thread can."""
+    import threading
+
+    if handler is None or threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGTERM, handler)
 
 
 def _interrupt(_number: int, _frame: Any) -> None:

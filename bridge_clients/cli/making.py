@@ -16,7 +16,7 @@ from bridge_clients.cli.landing import Collector, Folder, LandedStem, joined, la
 from bridge_clients.cli.progress import Reporter, reporter_for
 from bridge_clients.cli.request import bar_lines_s
 from bridge_clients.cli.running import Outcome, run_job
-from bridge_clients.cli.version import version
+from protocol.build import VERSION
 from protocol.submit import Submit
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ def _make(args: Any, making: Making, reporter: Reporter) -> int:
         # Float parts and finished files lie side by side for a moment.
         folder.need(2.0 * submit.length_frames * submit.host_channels * 4 * submit.variations * stems)
         with connection.connect(reporter=reporter) as client:
+            if client.skew:
+                reporter.note(client.skew)
             outcome = run_job(client, submit, collector, reporter, _cancel)
         if outcome.cancelled:
             reporter.event("cancelled", message="Cancelled; nothing was kept here.")
@@ -241,7 +243,7 @@ def _write_manifest(
     seconds = submit.length_frames / submit.host_rate_hz
     content = {
         "manifest": 1,
-        "segue": version(),
+        "segue": VERSION,
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": making.command,
         "job": outcome.job,

@@ -31,7 +31,14 @@ class Parser(argparse.ArgumentParser):
     """argparse, except that a refusal is one sentence and no wall of usage."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As argparse, but the sub-command itself refuses what it does not know, and points to its own help."""
+        found, extras = super().parse_known_args(args, namespace)
+        if extras and " " in self.prog:
+            self.error(f"unknown word{'s' if len(extras) > 1 else ''}: {' '.join(extras)[:200]}")
+        return found, extras
 
     def error(self, message: str) -> NoReturn:
         sys.stderr.write(f"{self.prog}: {message.rstrip('.')} (see `{self.prog} --help`).\n")

@@ -11,15 +11,16 @@ def run(args: Any) -> int:
     from bridge_clients.cli.connect import connect
     from bridge_clients.cli.exits import DONE
     from bridge_clients.cli.showing import json_line, say
-    from protocol.requests import Ping
 
     with connect(autostart=False, timeout_s=args.timeout) as client:
         begun = time.perf_counter()
-        reply = client.request(Ping())
+        reply = client.ping()
         took_ms = 1000 * (time.perf_counter() - begun)
     if args.json:
         json_line({"event": "ping", "round_trip_ms": round(took_ms, 3), **reply.to_map()})
         return DONE
-    state = "paused" if reply.paused else "stopping" if reply.draining else "ready" if reply.ready else "starting"
+    state = (
+        "paused" if reply.paused else "stopping" if reply.draining else "ready" if reply.ready else "starting"
+    )
     say(f"The daemon is {state}: {reply.running} running, {reply.queued} waiting ({took_ms:.1f} ms).")
     return DONE

@@ -47,7 +47,13 @@ class FakeJob:
     """Answers a submit according to ``script``: ok, stems, requeue, fail, short, loud, slow, elsewhere."""
 
     def __init__(self, submit: Submit, script: str) -> None:
-        self.id, self.key, self.state, self.position, self.seed = "j-1", submit.key, "queued", 2, submit.seed or 4242
+        self.id, self.key, self.state, self.position, self.seed = (
+            "j-1",
+            submit.key,
+            "queued",
+            2,
+            submit.seed or 4242,
+        )
         self._submit, self._script, self._seq = submit, script, 0
 
     def _next(self) -> int:
@@ -79,12 +85,16 @@ class FakeJob:
         yield Accepted(seq=self._next(), position=2)
         yield Tick(state="queued", position=2)
         yield Tick(state="loading", note="pocket")
-        yield Started(seq=self._next(), attempt=1, worker="w", model="pocket", device="cpu", precision="float32")
+        yield Started(
+            seq=self._next(), attempt=1, worker="w", model="pocket", device="cpu", precision="float32"
+        )
         if self._script == "elsewhere":
             yield Cancelled(seq=self._next())
             return
         if self._script == "fail":
-            yield Failed(seq=self._next(), error=SegueError("E_WORKER_DIED", "The worker died twice in a row."))
+            yield Failed(
+                seq=self._next(), error=SegueError("E_WORKER_DIED", "The worker died twice in a row.")
+            )
             return
         stems = submit.stems or (("mix", "drums", "bass", "other") if self._script == "stems" else ("mix",))
         handle = round(0.08 * submit.host_rate_hz) if submit.mode == "continue" else 0
@@ -124,6 +134,8 @@ class FakeJob:
 
 class FakeClient:
     """The part of the client's face that the command uses."""
+
+    skew = None
 
     def __init__(self, script: str, submitted: list[Submit]) -> None:
         self._script, self._submitted = script, submitted
