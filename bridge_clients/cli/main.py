@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -21,6 +22,8 @@ from protocol.errors import SegueError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit status."""
     parser = build()
+    if not sys.warnoptions:  # what a library thinks of its surroundings is no sentence for a musician
+        warnings.simplefilter("ignore")
     try:
         args = parser.parse_args(argv)
         if args.shortcut == "version":

@@ -7,21 +7,26 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 from bridge_clients.cli import connect as connection
 from bridge_clients.cli.exits import CANCELLED, DONE
 from bridge_clients.cli.landing import Collector, Folder, LandedStem, joined, land, new_folder
+from bridge_clients.cli.manifest import model_name, rounded, write_manifest, xrt
 from bridge_clients.cli.progress import Reporter, reporter_for
 from bridge_clients.cli.request import bar_lines_s
 from bridge_clients.cli.running import Outcome, run_job
-from protocol.build import VERSION
 from protocol.submit import Submit
 
 if TYPE_CHECKING:
     from bridge_clients.audio_files import Excerpt, Subtype, WrittenFile
 
+_CONDITIONS = {
+    "description": "words (--text)",
+    "transport": "the tempo (the length is exact all the same)",
+    "harmony": "harmony",
+    "context": "other tracks",
+}
 _STEMS_GUESS = 4  # for the room on the disk, before the model has said what it makes
 
 
@@ -98,6 +103,9 @@ def _finish(
             _tell_file(reporter, landed.handle, "handle", landed.variation, landed.stem)
     for number, written in joined_files:
         _tell_file(reporter, written, "joined", number, "mix")
+    for name in outcome.manifest.get("ignored") or ():
+        model = model_name(making.submit, outcome)
+        reporter.note(f"{model} does not listen to {_CONDITIONS.get(name, name)}: that was left aside.")
     clipped = [item for item in files if item.take.clipped_samples]
     for item in clipped:
         reporter.note(
@@ -107,19 +115,27 @@ def _finish(
     picture = None
     if args.overview:
         picture = _draw(making, folder, collector, outcome, reporter)
-    _write_manifest(making, folder, files, joined_files, outcome, picture)
+    write_manifest(
+        folder.path,
+        command=making.command,
+        submit=making.submit,
+        excerpt=making.excerpt,
+        subtype=making.subtype,
+        stems=files,
+        joined=joined_files,
+        overview=picture,
+        outcome=outcome,
+    )
     reporter.event("file", path=str(folder.path / "manifest.json"), kind="manifest")
-    seconds = making.submit.length_frames / making.submit.host_rate_hz
-    made_s = seconds * making.submit.variations
     reporter.event(
         "done",
         folder=str(folder.path),
         files=sorted(entry.name for entry in folder.path.iterdir() if not entry.name.startswith(".")),
         seed=outcome.seed,
-        model=_model_name(making, outcome),
-        first_audio_s=_rounded(outcome.first_audio_s),
-        total_s=_rounded(outcome.total_s),
-        xrt=_rounded(made_s / outcome.total_s) if outcome.total_s else None,
+        model=model_name(making.submit, outcome),
+        first_audio_s=rounded(outcome.first_audio_s),
+        total_s=rounded(outcome.total_s),
+        xrt=rounded(xrt(making.submit, outcome)),
     )
     reporter.close()
     reporter.summary(_last_words(making, folder, files, joined_files, outcome, picture))
@@ -129,17 +145,6 @@ def _tell_file(reporter: Reporter, written: WrittenFile, kind: str, variation: i
     reporter.event(
         "file", path=str(written.path), kind=kind, variation=variation, stem=stem, frames=written.frames
     )
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
-
-
-def _model_name(making: Making, outcome: Outcome) -> str:
-    told = outcome.manifest.get("model")
-    if isinstance(told, dict):
-        told = told.get("name")
-    return str(told or (outcome.started and outcome.started.model) or making.submit.model or "default model")
 
 
 def _write_joined(making: Making, folder: Folder, collector: Collector) -> list[tuple[int, WrittenFile]]:
@@ -175,7 +180,7 @@ def _draw(
     submit = making.submit
     rate = submit.host_rate_hz
     length_s = submit.length_frames / rate
-    words = [_model_name(making, outcome)]
+    words = [model_name(making.submit, outcome)]
     if outcome.seed is not None:
         words.append(f"seed {outcome.seed}")
     words.extend(_tempo_words(submit))
@@ -224,85 +229,6 @@ def _length_words(submit: Submit) -> str:
     return f"{submit.length_frames / submit.host_rate_hz:.3f}".rstrip("0").rstrip(".") + " s"
 
 
-def _write_manifest(
-    making: Making,
-    folder: Folder,
-    files: list[LandedStem],
-    joined_files: list[tuple[int, WrittenFile]],
-    outcome: Outcome,
-    picture: str | None,
-) -> None:
-    """``manifest.json``, last of all: a folder that has one is complete."""
-    import json
-
-    from bridge_clients.audio_files import publish
-
-    submit, excerpt = making.submit, making.excerpt
-    request = submit.to_map()
-    request.pop("key", None)
-    seconds = submit.length_frames / submit.host_rate_hz
-    content = {
-        "manifest": 1,
-        "segue": VERSION,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": making.command,
-        "job": outcome.job,
-        "key": submit.key.hex(),
-        "request": request,
-        "seed": outcome.seed,
-        "model": outcome.manifest.get("model") or _model_name(making, outcome),
-        "started": outcome.started.to_map() if outcome.started else None,
-        "rate_hz": submit.host_rate_hz,
-        "channels": submit.host_channels,
-        "frames": submit.length_frames,
-        "seconds": seconds,
-        "subtype": making.subtype,
-        "input": excerpt
-        and {
-            "path": str(excerpt.info.path.absolute()),
-            "rate_hz": excerpt.info.rate_hz,
-            "channels": excerpt.info.channels,
-            "subtype": excerpt.info.subtype,
-            "heard_from_sample": excerpt.start_frame,
-            "seam_sample": excerpt.end_frame,
-            "seam_s": excerpt.end_frame / excerpt.info.rate_hz,
-        },
-        "takes": [
-            {
-                "variation": item.variation,
-                "stem": item.stem,
-                **_file_map(item.take),
-                "handle": item.handle and _file_map(item.handle),
-            }
-            for item in files
-        ],
-        "joined": [{"variation": number, **_file_map(written)} for number, written in joined_files],
-        "overview": picture,
-        "times": {
-            "first_audio_s": _rounded(outcome.first_audio_s),
-            "total_s": _rounded(outcome.total_s),
-            "xrt": _rounded(seconds * submit.variations / outcome.total_s) if outcome.total_s else None,
-        },
-        "daemon": outcome.manifest,
-    }
-    temporary = folder.path / ".manifest.json.writing"
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n", "utf-8")
-    publish(temporary, folder.path / "manifest.json")
-
-
-def _file_map(written: WrittenFile) -> dict[str, Any]:
-    import math
-
-    return {
-        "file": written.path.name,
-        "frames": written.frames,
-        "peak": round(written.peak, 6),
-        "peak_dbfs": round(20 * math.log10(written.peak), 2) if written.peak > 0 else None,
-        "clipped_samples": written.clipped_samples,
-        "sha256": written.sha256,
-    }
-
-
 def _last_words(
     making: Making,
     folder: Folder,
@@ -314,12 +240,12 @@ def _last_words(
     submit = making.submit
     seconds = submit.length_frames / submit.host_rate_hz
     takes = f"{submit.variations} take{'s' if submit.variations > 1 else ''}"
-    speed = seconds * submit.variations / max(outcome.total_s, 1e-9)
+    at_once = " each, all at once" if submit.variations > 1 else ""
     lines = [
         f"{takes} of {_length_words(submit)} ({submit.length_frames} samples, {seconds:.3f} s) from "
-        f"{_model_name(making, outcome)}, seed {outcome.seed}.",
+        f"{model_name(making.submit, outcome)}, seed {outcome.seed}.",
         f"First audio after {outcome.first_audio_s or 0:.2f} s, all of it after {outcome.total_s:.2f} s: "
-        f"{speed:.2f} seconds of audio per second.",
+        f"{xrt(submit, outcome) or 0:.2f} × real time{at_once}.",
         f"Files in {folder.path}:",
     ]
     if joined_files:

@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """As argparse, but the sub-command itself refuses what it does not know, and points to its own help."""
+        """As argparse, but the sub-command refuses what it does not know, and points to its own help."""
         found, extras = super().parse_known_args(args, namespace)
         if extras and " " in self.prog:
             self.error(f"unknown word{'s' if len(extras) > 1 else ''}: {' '.join(extras)[:200]}")

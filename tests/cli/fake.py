@@ -128,7 +128,13 @@ class FakeJob:
             for variation in range(submit.variations):
                 for stem in stems:
                     yield self._audio(attempt, variation, stem, start, min(CHUNK, frames - start))
-        manifest = {"seed": self.seed, "model": {"name": "pocket", "sha256": "ab" * 32}}
+        files = [{"stem": stem, "part": "take", "lufs": -14.5, "rms_db": -17.0} for stem in stems]
+        manifest = {
+            "seed": self.seed,
+            "model": {"name": "pocket", "sha256": "ab" * 32},
+            "ignored": ["description"] if submit.text else [],
+            "takes": [{"variation": v, "files": files} for v in range(submit.variations)],
+        }
         yield Done(seq=self._next(), manifest=manifest)
 
 

@@ -82,7 +82,7 @@ def test_the_fade_keeps_the_power_of_unlike_sounds() -> None:
 
 
 def test_every_variation_and_stem_has_its_file_and_its_line_in_the_manifest(
-    sandbox: Path, write: Write
+    sandbox: Path, write: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loop = write("my loop.flac", 1.0, 44_100, 2)
     status, submitted = run(
@@ -121,6 +121,8 @@ def test_every_variation_and_stem_has_its_file_and_its_line_in_the_manifest(
     for entry in [*manifest["takes"], *(take["handle"] for take in manifest["takes"]), *manifest["joined"]]:
         assert sha256_of(folder / entry["file"]) == entry["sha256"]
     assert soundfile.info(folder / "v1.mix.wav").subtype == "PCM_24"
+    assert {take["loudness_lufs"] for take in manifest["takes"]} == {-14.5}
+    assert "pocket does not listen to words (--text)" in capsys.readouterr().err
     take = read(folder / "v2.drums.wav")
     np.testing.assert_allclose(take, fake.sound(1, "drums", 0, 88_200, 2), atol=2**-23)
 

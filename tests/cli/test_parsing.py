@@ -24,8 +24,8 @@ def test_the_line_of_the_issue_parses() -> None:
     args = build().parse_args(
         shlex.split(
             "continue in.wav --bars 4 --tempo 120.1 --meter 7/8 --text 'a b' --negative-text c"
-            " --variations 3 --seed 7 --model pocket --out d --no-stems --start-at 2.5 --temperature 0.9 --top-k 100 --top-p 0.9"
-            " --guidance 3 --json --quiet"
+            " --variations 3 --seed 7 --model pocket --out d --no-stems --start-at 2.5"
+            " --temperature 0.9 --top-k 100 --top-p 0.9 --guidance 3 --json --quiet"
         )
     )
     assert (args.bars, args.tempo, args.meter, args.start_at) == (
