@@ -213,6 +213,14 @@ class Journal:
             self._append(db, job, [NewEvent("accepted", accepted)])
         return self.job(job)
 
+    def skip_ids(self, used: int) -> None:
+        """Give no id up to `used` again."""
+        if self.next_id() > used:
+            return
+        with self._write() as db:
+            if db.execute("UPDATE sqlite_sequence SET seq=? WHERE name='job'", (used,)).rowcount == 0:
+                db.execute("INSERT INTO sqlite_sequence(name, seq) VALUES ('job', ?)", (used,))
+
     def next_id(self) -> int:
         """The id that the next `create` will give (one writer: nobody comes between)."""
         row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name='job'").fetchone()

@@ -76,7 +76,9 @@ class Metrics:
             total = 0
             for bound, count in zip((*bounds, None), self._buckets[name], strict=True):
                 total += count
-                lines.append(f'segue_{name}_bucket{{le="{"+Inf" if bound is None else f"{bound:g}"}"}} {total}')
+                lines.append(
+                    f'segue_{name}_bucket{{le="{"+Inf" if bound is None else f"{bound:g}"}"}} {total}'
+                )
             lines += [f"segue_{name}_sum {self._sums[name]:.6g}", f"segue_{name}_count {total}"]
         return "\n".join(lines) + "\n"
 

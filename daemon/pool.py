@@ -10,7 +10,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from daemon import journal as rows
@@ -76,7 +75,8 @@ class Pool:
     def busy(self) -> bool:
         """Whether the loop should come round often."""
         return any(
-            worker.aboard or worker.state != "loaded" or worker.pending or worker.closed for worker in self.workers
+            worker.aboard or worker.state != "loaded" or worker.pending or worker.closed
+            for worker in self.workers
         )
 
     # ---- one turn ----
@@ -103,7 +103,11 @@ class Pool:
         attempt = message.get("attempt")
         current = job if job is not None and job.attempt == attempt and job.state == rows.RUNNING else None
         if op == "loaded":
-            worker.state, worker.facts, worker.memory_bytes = "loaded", message["model"], int(message["bytes"])
+            worker.state, worker.facts, worker.memory_bytes = (
+                "loaded",
+                message["model"],
+                int(message["bytes"]),
+            )
             worker.idle_since_s = worker.progressed_s = now
             self.known[worker.model] = worker.facts | {"memory_bytes": worker.memory_bytes}
             self.refusals.pop(worker.model, None)
@@ -190,12 +194,16 @@ class Pool:
             if asked and not worker.stalled:
                 self._book.requeue(job, worker.why or "its worker was stopped", forgiven=True)
             else:
-                self._strike(job, "its worker stalled" if worker.stalled else f"its worker died ({_how(status)})")
+                self._strike(
+                    job, "its worker stalled" if worker.stalled else f"its worker died ({_how(status)})"
+                )
         if worker.state == "loading" and not asked and self._deaths[worker.model].maxlen:
             recent = [death for death in self._deaths[worker.model] if now - death < QUARANTINE_WITHIN_S]
             if len(recent) >= self._settings.worker.attempts:
                 message = f"The model {worker.model} could not be loaded: its process died ({_how(status)})."
-                self._fail_waiting(worker.model, SegueError("E_WORKER_DIED", message, retry="after", retry_ms=60_000))
+                self._fail_waiting(
+                    worker.model, SegueError("E_WORKER_DIED", message, retry="after", retry_ms=60_000)
+                )
 
     def _strike(self, job: Job, why: str) -> None:
         """A job whose worker died: again, or for good after the last attempt."""
@@ -259,7 +267,8 @@ class Pool:
                 worker.kill()
                 if worker.state == "loading":
                     self._fail_waiting(
-                        worker.model, SegueError("E_STALLED", f"Loading {worker.model} took over {stall_s:g} s.")
+                        worker.model,
+                        SegueError("E_STALLED", f"Loading {worker.model} took over {stall_s:g} s."),
                     )
             elif any(now - told > limits.cancel_grace_s for told in worker.dropping.values()):
                 worker.why = "a neighbour's cancel was not heard in time"
@@ -327,7 +336,9 @@ class Pool:
             job.progress.note = "waiting for a device"
 
     def _say_loading(self, job: Job, worker: LocalWorker, now: float) -> None:
-        state, note = ("loading", f"loading {job.model}") if worker.state == "loading" else ("queued", "making room")
+        state, note = (
+            ("loading", f"loading {job.model}") if worker.state == "loading" else ("queued", "making room")
+        )
         if job.progress.state != state:
             job.progress.state, job.progress.note, job.progress.stamp_s = state, note, now
 
@@ -374,7 +385,9 @@ class Pool:
             if worker is None and name not in closed:
                 self._serial += 1
                 fresh = self._spawn(name, model, self._devices[name])
-                fresh.keep_alive_s = self._settings.worker.keep_alive_s if keep_alive_s is None else keep_alive_s
+                fresh.keep_alive_s = (
+                    self._settings.worker.keep_alive_s if keep_alive_s is None else keep_alive_s
+                )
                 self.places[name] = fresh
                 closed.add(name)
                 _LOG.info("worker started", extra={"worker": name, "model": model, "pid": fresh.pid})

@@ -31,7 +31,6 @@ _MAGIC = b"SGCK"
 _WAV = struct.Struct("<4sI4s4sIHHIIHHH4sII4sI")
 WAV_HEADER_BYTES = _WAV.size
 SAMPLE_BYTES = 4
-_COPY_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -129,8 +128,10 @@ def _read_chunk(descriptor: int, place: int, total_bytes: int) -> tuple[Chunk, b
     return Chunk(attempt, variation, stem, position, frames, rate, channels), data
 
 
-def write_wav(path: Path, pieces: Iterable[bytes], *, rate: int, channels: int, frames: int) -> int:
-    """A float32 WAV of exactly `frames` frames, put in place whole. Returns its size in bytes.
+def write_wav(
+    path: Path, pieces: Iterable[bytes], *, rate: int, channels: int, frames: int
+) -> tuple[int, int]:
+    """A float32 WAV of exactly `frames` frames, put in place whole. Returns its size in bytes and CRC-32.
 
     The header has the fact chunk that the format asks of anything but integer PCM. Sizes are known
     beforehand, so nothing is patched afterwards.
@@ -144,15 +145,20 @@ def write_wav(path: Path, pieces: Iterable[bytes], *, rate: int, channels: int, 
         b"data", size,
     )  # fmt: skip
 
+    crc = zlib.crc32(header)
+
     def content() -> Iterator[bytes]:
+        nonlocal crc
         yield header
-        yield from pieces
+        for piece in pieces:
+            crc = zlib.crc32(piece, crc)
+            yield piece
 
     written = disk.put_file(path, content())
     if written != len(header) + size:
         path.unlink(missing_ok=True)
         raise ValueError(f"{path.name}: {written - len(header)} bytes of audio where {size} were announced")
-    return written
+    return written, crc
 
 
 def wav_name(variation: int, stem: str, part: str = "take") -> str:
@@ -298,28 +304,36 @@ class TakeStore:
 
     # ---- start-up ----
 
-    def reconcile(self, jobs: dict[int, str], keep_spool: frozenset[str]) -> list[str]:
-        """Remove what no job in the journal owns, part files, and the spool of jobs that need none. Says what
-        it did.
+    def highest_id(self) -> int:
+        """The highest job number that left anything on the disk, so that a new journal does not use it again."""
+        names = [folder.name for root in (self.spool, self.takes) for folder in root.iterdir()]
+        return max((int(name) for name in names if name.isdigit()), default=0)
 
-        `jobs`: state by id; `keep_spool`: states whose spool is still read. Finished files of jobs that the
-        journal does not know are kept: takes are never deleted unasked.
+    def reconcile(self, jobs: dict[int, str]) -> list[str]:
+        """Remove what the journal does not need: spools of unknown jobs, attempts that nobody reads, part files, and
+        files of jobs that were not done. Says what it did. `jobs`: state by id, without the forgotten.
+
+        Finished files of jobs that the journal does not know are kept: takes are never deleted unasked.
         """
-        done: list[str] = []
+        said: list[str] = []
         for folder in self.spool.iterdir():
             state = jobs.get(int(folder.name)) if folder.name.isdigit() else None
-            if state not in keep_spool:
+            if state is None:
                 shutil.rmtree(folder, ignore_errors=True)
-                done.append(f"spool of {folder.name} removed ({state or 'unknown job'})")
-        for part in self.takes.glob("*/.*.part"):
+                said.append(f"spool of unknown job {folder.name} removed")
+            elif state not in ("failed", "cancelled"):  # those are read from their last attempt's spool
+                self.drop_attempts(int(folder.name))
+        for part in (*self.takes.glob("*/.*.part"), *self.spool.glob("*/.*.part")):
             part.unlink(missing_ok=True)
-            done.append(f"unfinished file {part.name} removed")
+            said.append(f"unfinished file {part.name} removed")
         for folder in self.takes.iterdir():
-            known = folder.name.isdigit() and int(folder.name) in jobs
-            if not known:
-                done.append(f"takes of {folder.name} belong to no job; kept")
+            state = jobs.get(int(folder.name)) if folder.name.isdigit() else None
+            if state is None:
+                said.append(f"takes of {folder.name} belong to no job; kept")
+            elif state != "done":
+                shutil.rmtree(folder, ignore_errors=True)
         self.recount()
-        return done
+        return said
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

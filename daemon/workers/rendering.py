@@ -255,15 +255,17 @@ class Rendering:
         reports = []
         for variation, render in enumerate(self._variations):
             figures = render.report()
-            for stem in self._wanted:
-                figures[stem] |= self._write(variation, stem, render.handle_frames)
-            reports.append({"variation": variation, "level": render.level.to_map(), "stems": figures})
+            files = [
+                entry
+                for stem in self._wanted
+                for entry in self._write(variation, stem, render.handle_frames, figures[stem])
+            ]
+            reports.append({"variation": variation, "level": render.level.to_map(), "files": files})
         elapsed = time.monotonic() - self._begun
-        facts, request = self._facts, dict(self._spec["request"])
+        facts, request = self._facts, self._spec["request"]
         manifest = {
             "job": str(self.job),
             "attempt": self.attempt,
-            "request": {**request, "key": request["key"].hex(), "session": _hex(request.get("session"))},
             "seed": self._spec["seed"],
             "rate": self._rate,
             "channels": self._channels,
@@ -282,12 +284,16 @@ class Rendering:
             },
             "loudness": "integrated loudness after ITU-R BS.1770-4, ungated below 0.4 s; rms over all samples",
         }
-        takes.write_manifest(self._take_folder, manifest)
+        asked = {**request, "key": request["key"].hex(), "session": _hex(request.get("session"))}
+        takes.write_manifest(self._take_folder, {**manifest, "request": asked, "audio": self._spec["audio"]})
         return manifest
 
-    def _write(self, variation: int, stem: str, handle_frames: int) -> dict[str, Any]:
+    def _write(
+        self, variation: int, stem: str, handle_frames: int, figures: dict[str, float | None]
+    ) -> list[dict[str, Any]]:
+        """Handle and take of one stem as files; their entries for the manifest."""
         placed = self._placed.get((variation, stem), [])
-        written: dict[str, Any] = {}
+        entries: list[dict[str, Any]] = []
         for part, frames in (("handle", handle_frames), ("take", self._frames)):
             chunks = [found for found in placed if (found.chunk.position < 0) == (part == "handle")]
             if sum(found.chunk.frames for found in chunks) != frames:
@@ -299,15 +305,16 @@ class Rendering:
                 continue
             name = takes.wav_name(variation, stem, part)
             pieces = (self._spool.read(found) for found in chunks)
-            takes.write_wav(
+            size, crc = takes.write_wav(
                 self._take_folder / name, pieces, rate=self._rate, channels=self._channels, frames=frames
             )
-            written["file" if part == "take" else "handle_file"] = name
+            entry = {"name": name, "stem": stem, "part": part, "position": -frames if part == "handle" else 0}
+            entries.append(entry | {"frames": frames, "bytes": size, "crc": crc})
         audio = np.concatenate(
             [np.frombuffer(self._spool.read(f), "<f4") for f in placed if f.chunk.position >= 0]
         )
-        written["lufs"] = integrated_lufs(audio.reshape(-1, self._channels).T, self._rate)
-        return written
+        entries[-1] |= figures | {"lufs": integrated_lufs(audio.reshape(-1, self._channels).T, self._rate)}
+        return entries
 
     def close(self) -> None:
         self._spool.close()

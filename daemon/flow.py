@@ -1,0 +1,221 @@
+"""How events reach clients: the long poll (`next`) and the push (`attach`, `credit`), over one journal.
+
+A held request costs a few hundred bytes and no audio: samples are read from the disk when they are sent. A client
+that does not read, or is gone, holds nothing up and loses nothing; its events stay in the journal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from daemon import journal as rows
+from daemon.config import Settings
+from daemon.jobs import JobBook, handle_frames
+from daemon.journal import EventRow, JobRow, Journal, pack
+from daemon.metrics import Metrics
+from daemon.takes import TakeStore
+from protocol.errors import SegueError
+from protocol.events import EVENTS, Audio, Event, Tick
+from protocol.framing import encode_push
+from protocol.limits import MAX_PAYLOADS, MAX_TICKS_PER_S
+from protocol.replies import NextReply, Reply
+from protocol.requests import Next
+
+HEADER_ROOM_BYTES = 40 * 1024  # of the 64 KiB a header may have; the rest is for tick and descriptions
+PER_AUDIO_BYTES = 160  # an audio description beside its event
+TICK_EVERY_S = 1.0  # a client hears of every job at least so often
+TICK_GAP_S = 1.0 / MAX_TICKS_PER_S
+
+
+@dataclasses.dataclass
+class Held:
+    """A request that is answered later. `answer(over)` gives the reply, or None while there is nothing to say and
+    its time is not over; it may raise `SegueError`.
+    """
+
+    envelope: list[bytes]
+    op: str
+    request_id: int
+    until_s: float
+    answer: Callable[[bool], Reply | None]
+    job: str | None = None
+
+
+@dataclasses.dataclass
+class Attachment:
+    """One DEALER client that follows one job."""
+
+    envelope: list[bytes]
+    job: int
+    after: int
+    credit: int
+    pushed_s: float = 0.0
+    stuck: bool = False  # its socket took no more; waits for the next credit
+
+
+class Flow:
+    """Owned by the front-end's one thread. `send(envelope, frames)` says "sent", "full" or "gone"."""
+
+    def __init__(
+        self,
+        book: JobBook,
+        journal: Journal,
+        takes: TakeStore,
+        settings: Settings,
+        metrics: Metrics,
+        send: Callable[[list[bytes], Sequence[Any]], str],
+    ) -> None:
+        self._book, self._journal, self._takes = book, journal, takes
+        self._settings, self._metrics, self._send = settings, metrics, send
+        self.attached: dict[tuple[bytes, int], Attachment] = {}
+
+    # ---- reading ----
+
+    def state_of(self, row: JobRow) -> str:
+        """The job's state as clients see it."""
+        active = self._book.active.get(row.id)
+        if active is None:
+            return row.state
+        return (
+            "loading" if active.state == rows.QUEUED and active.progress.state == "loading" else active.state
+        )
+
+    def events(
+        self, row: JobRow, after: int, audio_bytes: int, limit: int = MAX_PAYLOADS
+    ) -> tuple[list[Event], bool]:
+        """Events after `after` within the sizes of one message, and whether audio bytes held the next one back.
+
+        Audio of an attempt that was given up is void and travels without samples.
+        """
+        found: list[Event] = []
+        header_bytes = 0
+        for stored in self._journal.events(row.id, after, limit):
+            size = len(pack(stored.data)) + PER_AUDIO_BYTES
+            if found and header_bytes + size > HEADER_ROOM_BYTES:
+                break
+            event = self._event(stored)
+            if isinstance(event, Audio) and audio_bytes > 0 and event.attempt == row.attempt:
+                payload = event.format.total_bytes
+                if payload > audio_bytes and any(isinstance(f, Audio) and f.block for f in found):
+                    return found, True
+                event = event.with_data(self._samples(row, stored))
+                audio_bytes = max(1, audio_bytes - payload)
+            header_bytes += size
+            found.append(event)
+        return found, False
+
+    def _event(self, stored: EventRow) -> Event:
+        return EVENTS[stored.type].from_map(
+            {**stored.data, "seq": stored.seq, "time_ms": stored.at_ns // 1_000_000}
+        )
+
+    def _samples(self, row: JobRow, stored: EventRow) -> bytes:
+        return self._takes.read_chunk(
+            row.id, stored.data, stored.place or 0, stored.bytes or 0,
+            done=row.state == rows.DONE, handle_frames=handle_frames(row.spec),
+        )  # fmt: skip
+
+    # ---- long poll ----
+
+    def next_reply(self, request: Next, *, over: bool, since_s: float) -> NextReply | None:
+        """The answer, or None while there is no event and no newer tick."""
+        row = self._book.row(request.job)
+        active = self._book.active.get(row.id)
+        now = time.monotonic()
+        news = row.last_seq > request.after or active is None
+        if not news and not over and active is not None:
+            ticked = active.progress.stamp_s > since_s and now - since_s >= TICK_GAP_S
+            if not ticked and now - since_s < TICK_EVERY_S:
+                return None
+        events, _ = self.events(row, request.after, request.max_bytes)
+        reached = events[-1].seq if events else request.after
+        return NextReply(
+            job=request.job,
+            state=self.state_of(row),
+            events=tuple(events),
+            tick=None if active is None else self._book.tick(active),
+            last=row.last_seq,
+            more=reached < row.last_seq,
+        )
+
+    # ---- push ----
+
+    def attach(self, envelope: list[bytes], row: JobRow, after: int, credit: int) -> Attachment:
+        attachment = Attachment(envelope, row.id, after, min(credit, self._settings.limits.credit_bytes))
+        self.attached[envelope[0], row.id] = attachment
+        return attachment
+
+    def detach(self, envelope: list[bytes], job: int) -> None:
+        self.attached.pop((envelope[0], job), None)
+
+    def grant(self, envelope: list[bytes], row: JobRow, credit: int, after: int | None) -> int:
+        """More credit; returns what there is now. Raises E_JOB when this client is not attached to the job."""
+        attachment = self.attached.get((envelope[0], row.id))
+        if attachment is None:
+            raise SegueError(
+                "E_JOB",
+                "Attach to the job before giving credit.",
+                field="job",
+                value=str(row.id),
+                retry="reconnect",
+            )
+        attachment.credit = min(self._settings.limits.credit_bytes, attachment.credit + credit)
+        attachment.stuck = False
+        if after is not None:
+            attachment.after = max(attachment.after, min(after, row.last_seq))
+        return attachment.credit
+
+    def push(self) -> None:
+        """Send what is new to everyone attached, as far as credit and sockets allow."""
+        for key, attachment in list(self.attached.items()):
+            if attachment.stuck:
+                continue
+            try:
+                outcome = self._push_one(attachment)
+            except SegueError:  # forgotten, or its audio cannot be read: a `next` will say so
+                outcome = "gone"
+            if outcome == "gone":
+                self.attached.pop(key, None)
+                self._metrics.count("peers_lost")
+            elif outcome == "full":
+                attachment.stuck = True
+
+    def _push_one(self, attachment: Attachment) -> str:
+        row = self._book.row(str(attachment.job))
+        active = self._book.active.get(row.id)
+        while row.last_seq > attachment.after:
+            stored = self._journal.events(row.id, attachment.after, 1)[0]
+            event = self._event(stored)
+            if isinstance(event, Audio) and event.attempt == row.attempt:
+                if event.format.total_bytes > attachment.credit:
+                    break
+                event = event.with_data(self._samples(row, stored))
+            outcome = self._push_message(attachment, event)
+            if outcome != "sent":
+                return outcome
+            attachment.after = event.seq
+            if isinstance(event, Audio) and event.block is not None:
+                attachment.credit -= event.format.total_bytes
+            if event.final:
+                return "gone" if event.seq >= row.last_seq and self._done_with(attachment) else "sent"
+        now = time.monotonic()
+        if active is None or now - attachment.pushed_s < TICK_GAP_S:
+            return "sent"
+        if active.progress.stamp_s <= attachment.pushed_s and now - attachment.pushed_s < TICK_EVERY_S:
+            return "sent"
+        attachment.pushed_s = now
+        return self._push_message(attachment, self._book.tick(active))
+
+    def _done_with(self, attachment: Attachment) -> bool:
+        """Forget an attachment whose job has said its last word."""
+        self.attached.pop((attachment.envelope[0], attachment.job), None)
+        return False
+
+    def _push_message(self, attachment: Attachment, what: Event | Tick) -> str:
+        outcome = self._send(attachment.envelope, encode_push(str(attachment.job), what))
+        if outcome == "sent":
+            self._metrics.count("pushes")
+        return outcome

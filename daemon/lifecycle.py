@@ -1,0 +1,241 @@
+"""The life of the process: one daemon per folder, found by its connection file, started and stopped politely."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import zmq
+
+from daemon import __version__, logs, security
+from daemon.config import Settings
+from protocol.errors import SegueError
+from protocol.framing import decode_reply, encode_request
+from protocol.limits import MAJOR
+from protocol.requests import Drain, Hello, Request
+
+CONNECTION_FILE = "connection.json"
+LOCK_FILE = "segued.lock"
+START_PATIENCE_S = 30.0
+_LOG = logging.getLogger("segue.lifecycle")
+
+
+class AlreadyRunning(RuntimeError):
+    """Another daemon has these folders; the message says which."""
+
+
+class Lock:
+    """Held by the kernel for as long as the process lives, whatever ends it. A pid file is never believed."""
+
+    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
+        self._path = folder / LOCK_FILE
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            said = self._said()
+            os.close(self._file)
+            raise AlreadyRunning(
+                f"Segue is already running: pid {said.get('pid', '?')}, version {said.get('version', '?')}, since "
+                f"{said.get('since', '?')}, at {said.get('endpoint', folder)}."
+            ) from None
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, json.dumps(about).encode(), 0)
+
+    def _said(self) -> dict[str, Any]:
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads(os.pread(self._file, 65536, 0))
+            return found if isinstance(found, dict) else {}
+        return {}
+
+    def release(self) -> None:
+        os.close(self._file)
+
+
+def raise_descriptor_limit() -> None:
+    """libzmq aborts the process when descriptors run out on ipc, so take as many as are allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def serve(settings: Settings, *, foreground: bool) -> int:
+    """Run the daemon in this process until it is stopped. Raises `AlreadyRunning` or `UnsafePath`."""
+    os.umask(0o077)
+    if tuple(map(int, zmq.zmq_version().split("."))) < (4, 3, 5):
+        raise security.UnsafePath(f"libzmq {zmq.zmq_version()} has known holes; 4.3.5 or newer is needed.")
+    runtime, state = security.runtime_folder(settings), security.state_folder(settings)
+    from daemon.server import Server, new_boot
+
+    boot, since = new_boot(), time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    endpoint = f"ipc://{runtime / security.SOCKET_NAME}"
+    about = {"pid": os.getpid(), "version": __version__, "since": since, "endpoint": endpoint, "boot": boot}
+    locks = [Lock(runtime, about)]
+    try:
+        if state != runtime:
+            locks.append(Lock(state, about))
+        logs.start(state / "logs", settings.log, also_stderr=foreground)
+        raise_descriptor_limit()
+        server = Server(settings, runtime, state, boot)
+        server.open()
+        try:
+            _stop_on_signals(server, settings)
+            connection = {
+                "endpoints": [server.endpoint], "token": server.token.hex(), "curve_public_key": None, "pid": os.getpid(),
+                "boot": boot, "build": server.build, "version": __version__, "protocol": [MAJOR, MAJOR],
+                "since": since, "executable": sys.executable,
+            }  # fmt: skip
+            security.write_private_file(runtime / CONNECTION_FILE, json.dumps(connection).encode())
+            _LOG.info("serving", extra={"endpoint": endpoint, "boot": boot, "pid": os.getpid()})
+            server.run()
+        finally:
+            (runtime / CONNECTION_FILE).unlink(missing_ok=True)
+            server.close()
+            _LOG.info("stopped", extra={"boot": boot})
+    finally:
+        for lock in locks:
+            lock.release()
+    return 0
+
+
+def _stop_on_signals(server: Any, settings: Settings) -> None:
+    """The first signal stops politely, a second at once (jobs go back into the queue either way)."""
+    seen: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        if len(seen) == 1:
+            server.stop("running", True, settings.life.drain_s)
+        else:
+            server.stop("none", True)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, stop)
+
+
+def read_connection(settings: Settings) -> dict[str, Any] | None:
+    """What the connection file says, or None when there is none that can be read."""
+    path = security.runtime_folder(settings) / CONNECTION_FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.get("endpoints") and found.get("token") else None
+
+
+def ask(connection: dict[str, Any], request: Request, patience_s: float) -> Any:
+    """One request on a connection of its own; raises `SegueError` (E_UNREACHABLE when nobody answers)."""
+    context = zmq.Context(io_threads=1)
+    context.linger = 0
+    try:
+        with context.socket(zmq.REQ) as client:
+            client.setsockopt(zmq.IMMEDIATE, 1)
+            client.connect(connection["endpoints"][0])
+            by = time.monotonic() + patience_s
+            frames = encode_request(request, 1, bytes.fromhex(connection["token"]))
+            if client.poll(round(1000 * patience_s), zmq.POLLOUT):
+                client.send_multipart(frames, zmq.NOBLOCK)
+                if client.poll(max(0, round(1000 * (by - time.monotonic()))), zmq.POLLIN):
+                    _, reply = decode_reply(client.recv_multipart(zmq.NOBLOCK))
+                    if isinstance(reply, SegueError):
+                        raise reply
+                    return reply
+    except zmq.ZMQError:
+        pass
+    finally:
+        context.term()
+    raise SegueError("E_UNREACHABLE", "No Segue daemon answers here.")
+
+
+def start_background(
+    settings: Settings, words: list[str], patience_s: float = START_PATIENCE_S
+) -> dict[str, Any]:
+    """Start a daemon of its own and wait until it answers hello; returns its connection.
+
+    A daemon that is there already is taken as it is. `words`: what to give `python -m daemon serve`. Raises
+    `RuntimeError` with the reason when the new one ends or does not answer in time.
+    """
+    running = _answering(settings)
+    if running is not None:
+        return running
+    state = security.state_folder(settings)
+    log = logs.rotate(security.owner_only_folder(state / "logs") / "segued.err", settings.log)
+    package = str(Path(__file__).resolve().parents[1])
+    variables = dict(os.environ)
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, [package, variables.get("PYTHONPATH", "")]))
+    with log.open("ab") as errors:
+        begin = errors.tell()
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "daemon", "serve", "--foreground", *words],
+            stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, start_new_session=True, cwd=state, env=variables,
+        )  # fmt: skip
+    by = time.monotonic() + patience_s
+    while time.monotonic() < by:
+        found = _answering(settings)
+        if found is not None:
+            return found
+        if process.poll() is not None:
+            with log.open("rb") as errors:
+                errors.seek(begin)
+                said = errors.read().decode(errors="replace").strip().splitlines()
+            raise RuntimeError(said[-1] if said else f"The daemon ended with status {process.returncode}.")
+        time.sleep(0.02)
+    raise RuntimeError(f"The daemon did not answer within {patience_s:g} s; its log is {log}.")
+
+
+def _answering(settings: Settings) -> dict[str, Any] | None:
+    connection = read_connection(settings)
+    if connection is None:
+        return None
+    try:
+        ask(connection, Hello(client="segue serve", version=__version__), 1.0)
+    except SegueError:
+        return None
+    return connection
+
+
+def stop(settings: Settings, *, finish: str = "running", patience_s: float = 60.0) -> bool:
+    """Ask the daemon to stop and wait until its process is gone. False when none was running."""
+    connection = read_connection(settings)
+    if connection is None:
+        return False
+    try:
+        ask(connection, Drain(stop=True, finish=finish), 2.0)
+    except SegueError as error:
+        if error.code == "E_UNREACHABLE":
+            return False
+        raise
+    by = time.monotonic() + patience_s
+    while time.monotonic() < by:
+        if _lock_is_free(security.runtime_folder(settings)):
+            return True
+        time.sleep(0.02)
+    raise RuntimeError(
+        f"The daemon (pid {connection['pid']}) is still finishing its jobs after {patience_s:g} s."
+    )
+
+
+def _lock_is_free(folder: Path) -> bool:
+    try:
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True

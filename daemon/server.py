@@ -1,0 +1,361 @@
+"""The front-end: one ROUTER, one poll loop. Read this file from top to bottom: it is a request's way through.
+
+    frames -> `decode_request` -> `Operations.handle` -> reply, now or when there is something to say (`Held`)
+
+Threading model: one thread. Nothing in the loop waits for a worker, a model or a slow client; torch is never
+imported here. The promise is an answer within 50 ms whatever the workers do.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from daemon import inventory, jobs, journal, logs, pool, scheduler, security, takes
+from daemon.config import Settings
+from daemon.flow import Flow, Held
+from daemon.metrics import Metrics
+from daemon.operations import Operations
+from daemon.workers.local import LocalWorker, spawn
+from protocol.build import build_id
+from protocol.errors import SegueError
+from protocol.framing import Refusal, decode_request, encode_error, encode_reply
+from protocol.limits import MAX_FRAME_BYTES
+from protocol.replies import Reply
+
+BURST = 64  # requests taken in one turn before workers are looked at again
+BUSY_TURN_S, IDLE_TURN_S = 0.05, 1.0
+MAX_HELD = 1024
+_ZAP_ENDPOINT = "inproc://zeromq.zap.01"
+_LOG = logging.getLogger("segue.server")
+
+
+class Server:
+    """The daemon, from an open state folder to its end. The caller holds the locks of both folders."""
+
+    def __init__(self, settings: Settings, runtime: Path, state: Path, boot: str) -> None:
+        self.settings, self.runtime, self.state, self.boot = settings, runtime, state, boot
+        self.build = build_id()
+        self.token = secrets.token_bytes(32)
+        self.endpoint = f"ipc://{runtime / security.SOCKET_NAME}"
+        self.metrics = Metrics()
+        self._logs = state / "logs"
+        self._begun_s = self._last_request_s = time.monotonic()
+        self.journal, aside = journal.open_or_replace(state / "journal.db")
+        if aside is not None:
+            _LOG.error("the journal was damaged and set aside", extra={"path": str(aside)})
+        gib, mib = 2**30, 2**20
+        self.takes = takes.TakeStore(
+            state,
+            quota_bytes=round(settings.takes.quota_gib * gib),
+            keep_free_bytes=round(settings.takes.keep_free_mib * mib),
+        )
+        for line in self.takes.reconcile(self.journal.ids()):
+            _LOG.info(line)
+        self.journal.skip_ids(self.takes.highest_id())
+        self.book = jobs.JobBook(self.journal, self.takes, settings)
+        recovered = self.book.recover()
+        if recovered:
+            _LOG.warning("jobs of the last run go again", extra={"jobs": recovered})
+        self.pool = pool.Pool(
+            self.book, scheduler.Scheduler(settings.queue.ageing_s), scheduler.CostEstimate(), settings,
+            self.metrics, self._spawn,
+        )  # fmt: skip
+        self.pool.paused = self.journal.fact("paused") == "1"
+        self.flow = Flow(self.book, self.journal, self.takes, settings, self.metrics, self._send)
+        self.inventory = inventory.Inventory(self._environment(), self._worker_log("inventory"))
+        self.operations = Operations(
+            boot=boot, build=self.build, settings=settings, journal=self.journal, takes=self.takes, book=self.book, pool=self.pool,
+            flow=self.flow, inventory=self.inventory, metrics=self.metrics, stop=self.stop,
+            update_gauges=self._update_gauges,
+        )  # fmt: skip
+        self.book.ended = self._job_ended
+        self._held: list[Held] = []
+        self._finish: str | None = None  # what a stop under way still waits for: "none", "running" or "all"
+        self._leave = False
+        self._stop_by_s: float | None = None
+        if settings.worker.preload:
+            self.pool.wanted[settings.worker.default_model] = settings.worker.keep_alive_s
+
+    # ---- processes ----
+
+    def _environment(self) -> dict[str, str]:
+        return {"SEGUE_MODELS": self.settings.folders.models} if self.settings.folders.models else {}
+
+    def _worker_log(self, name: str) -> Path:
+        self._logs.mkdir(mode=0o700, exist_ok=True)
+        return logs.rotate(self._logs / f"{name}.log", self.settings.log)
+
+    def _spawn(self, name: str, model: str, device: str) -> LocalWorker:
+        wanted = self.settings.worker
+        return spawn(
+            name=name, model=model, device=device, precision=wanted.precision, slots=wanted.slots,
+            threads=wanted.threads, log=self._worker_log(name), environment=self._environment(), folder=self.state,
+        )  # fmt: skip
+
+    def _job_ended(self, job: jobs.Job, state: str) -> None:
+        self.metrics.count("jobs", how=state)
+        if job.progress.begun_s:
+            self.metrics.observe("job_seconds", time.monotonic() - job.progress.begun_s)
+
+    # ---- the socket ----
+
+    def open(self) -> None:
+        """Bind. From here on clients are answered as soon as `run` is entered."""
+        self._context = zmq.Context(io_threads=1)
+        self._context.linger = 0
+        self._context.max_sockets = 4096
+        self._zap = self._context.socket(zmq.REP)
+        self._zap.bind(_ZAP_ENDPOINT)
+        self._router = router = self._context.socket(zmq.ROUTER)
+        for option, value in (
+            (zmq.ROUTER_MANDATORY, 1), (zmq.ROUTER_HANDOVER, 0), (zmq.SNDHWM, 16), (zmq.RCVHWM, 64),
+            (zmq.MAXMSGSIZE, MAX_FRAME_BYTES), (zmq.HEARTBEAT_IVL, 2000), (zmq.HEARTBEAT_TIMEOUT, 6000),
+            (zmq.HEARTBEAT_TTL, 6000), (zmq.HANDSHAKE_IVL, 3000), (zmq.LINGER, 500), (zmq.BACKLOG, security.BACKLOG),
+        ):  # fmt: skip
+            router.setsockopt(option, value)
+        router.setsockopt(zmq.ZAP_DOMAIN, b"segue")
+        router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        path = self.runtime / security.SOCKET_NAME
+        listener = security.listening_socket(path)
+        router.setsockopt(zmq.USE_FD, listener.detach())  # libzmq owns the descriptor from here on
+        router.bind(self.endpoint)
+        self._socket_inode = path.stat().st_ino
+
+    def _send(self, envelope: list[bytes], frames: Sequence[Any]) -> str:
+        """Never waits: "sent", "full" (the client does not read) or "gone"."""
+        try:
+            self._router.send_multipart([*envelope, *frames], zmq.NOBLOCK, copy=True)
+        except zmq.Again:
+            return "full"
+        except zmq.ZMQError as error:
+            if error.errno not in (zmq.EHOSTUNREACH, zmq.ETERM):
+                _LOG.warning("send failed", extra={"error": str(error)})
+            return "gone"
+        return "sent"
+
+    # ---- the loop ----
+
+    def run(self) -> None:
+        """Serve until a stop is complete."""
+        poller = zmq.Poller()
+        poller.register(self._router, zmq.POLLIN)
+        poller.register(self._zap, zmq.POLLIN)
+        wake, self._wake = socket.socketpair()
+        wake.setblocking(False)
+        self._wake.setblocking(False)
+        before = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        poller.register(wake, zmq.POLLIN)
+        watched: set[int] = set()
+        try:
+            while not self._over():
+                current = {worker.fileno for worker in self.pool.workers if not worker.closed}
+                for fileno in current - watched:
+                    poller.register(fileno, zmq.POLLIN)
+                for fileno in watched - current:
+                    poller.unregister(fileno)
+                watched = current
+                ready = dict(poller.poll(round(1000 * self._patience_s())))
+                begun = time.monotonic()
+                if wake.fileno() in ready:
+                    wake.recv(4096)
+                if self._zap in ready:
+                    self._zap.send_multipart(security.zap_answer(self._zap.recv_multipart()))
+                if self._router in ready:
+                    self._receive()
+                self._turn()
+                self.metrics.observe("turn_seconds", time.monotonic() - begun)
+        finally:
+            signal.set_wakeup_fd(before)
+            wake.close()
+            self._wake.close()
+
+    def _turn(self) -> None:
+        self.inventory.poll()
+        self.pool.turn()
+        self._answer_held()
+        self.flow.push()
+        self._check_socket()
+
+    def _patience_s(self) -> float:
+        active = self._held or self.flow.attached or self.pool.busy or self.inventory.asking or self._finish
+        return BUSY_TURN_S if active or (self.book.active and not self.pool.paused) else IDLE_TURN_S
+
+    def _receive(self) -> None:
+        for _ in range(BURST):
+            try:
+                frames = self._router.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._last_request_s = time.monotonic()
+            try:
+                self._answer(frames)
+            except Exception:  # a fault of ours: the client learns a number, the log the rest
+                _LOG.exception("a request met a fault", extra={"frames": len(frames)})
+
+    def _answer(self, frames: list[bytes]) -> None:
+        try:
+            incoming = decode_request(frames, self.token)
+        except Refusal as refusal:
+            if refusal.silent is not None:
+                self.metrics.count("silent_refusals", what=refusal.silent)
+                return
+            self.metrics.count("requests", op=_known_op(refusal.op), outcome=refusal.code)
+            self._reply(refusal.envelope, encode_error(refusal, refusal.op, refusal.request_id))
+            return
+        envelope, op, request_id = incoming.envelope, incoming.op, incoming.request_id
+        try:
+            outcome = self.operations.handle(incoming)
+        except Exception as error:
+            self._refuse(envelope, op, request_id, error)
+            return
+        if isinstance(outcome, Held):
+            self._hold(outcome)
+        else:
+            self._give(envelope, op, request_id, outcome)
+
+    def _give(self, envelope: list[bytes], op: str, request_id: int, reply: Reply) -> None:
+        try:
+            frames = encode_reply(reply, request_id)
+        except SegueError as error:
+            self._refuse(envelope, op, request_id, error)
+            return
+        self.metrics.count("requests", op=op, outcome="ok")
+        self._reply(envelope, frames)
+
+    def _refuse(self, envelope: list[bytes], op: str, request_id: int, error: Exception) -> None:
+        if not isinstance(error, SegueError):
+            if "disk is full" in str(error) or getattr(error, "errno", None) in (28, 122):
+                error = SegueError(
+                    "E_DISK_FULL", "The disk of Segue's state folder is full.", retry_ms=30_000
+                )
+            else:
+                incident = secrets.token_hex(4)
+                _LOG.error("incident", extra={"incident": incident, "op": op}, exc_info=error)
+                error = SegueError(
+                    "E_INTERNAL", f"Segue met a fault of its own; the log has it as incident {incident}.",
+                    detail=incident, retry_ms=1_000,
+                )  # fmt: skip
+        self.metrics.count("requests", op=op, outcome=error.code)
+        self._reply(envelope, encode_error(error, op, request_id))
+
+    def _reply(self, envelope: list[bytes], frames: Sequence[Any]) -> None:
+        if self._send(envelope, frames) != "sent":
+            self.metrics.count("peers_lost")
+
+    # ---- requests that wait ----
+
+    def _hold(self, held: Held) -> None:
+        """Answer at once if there is something to say; else keep it. A newer `next` of the same client and job takes
+        the place of the older, which is answered with what there is.
+        """
+        if held.job is not None:
+            for other in self._held:
+                if other.job == held.job and other.envelope[0] == held.envelope[0]:
+                    other.until_s = 0.0
+        if not self._settle(held, over=time.monotonic() >= held.until_s or len(self._held) >= MAX_HELD):
+            self._held.append(held)
+
+    def _answer_held(self) -> None:
+        now = time.monotonic()
+        self._held = [held for held in self._held if not self._settle(held, over=now >= held.until_s)]
+
+    def _settle(self, held: Held, *, over: bool) -> bool:
+        try:
+            reply = held.answer(over)
+        except Exception as error:
+            self._refuse(held.envelope, held.op, held.request_id, error)
+            return True
+        if reply is None:
+            return False
+        self._give(held.envelope, held.op, held.request_id, reply)
+        return True
+
+    # ---- the end ----
+
+    def stop(self, finish: str, leave: bool, patience_s: float | None = None) -> None:
+        """Take nothing new; finish "none", "running" or "all" jobs; then leave, if `leave`."""
+        _LOG.info("stopping", extra={"finish": finish, "leave": leave})
+        self._finish, self._leave = finish, leave
+        self.operations.draining = True
+        self.pool.starting = finish == "all"
+        self._stop_by_s = None if patience_s is None else time.monotonic() + patience_s
+
+    def _over(self) -> bool:
+        now, idle_s = time.monotonic(), self.settings.life.idle_exit_s
+        if idle_s and self._finish is None and not self.book.active and now - self._last_request_s > idle_s:
+            self.stop("none", True)
+        if self._finish is None or not self._leave or self._held:
+            if self._finish is not None and self._leave:
+                for held in self._held:
+                    held.until_s = 0.0
+            return False
+        waiting = {"none": 0, "running": len(self.book.running()), "all": len(self.book.active)}[self._finish]
+        return not waiting or (self._stop_by_s is not None and now > self._stop_by_s)
+
+    def close(self) -> None:
+        """End the workers, put what ran back into the queue, leave nothing behind but journal and takes."""
+        for job in self.book.running():
+            self.book.requeue(job, "the daemon was stopped", forgiven=True)
+        for worker in self.pool.workers:
+            worker.terminate()
+        patience = time.monotonic() + pool.KILL_AFTER_S
+        for worker in self.pool.workers:
+            while worker.poll() is None and time.monotonic() < patience:
+                time.sleep(0.01)
+            worker.kill()
+            worker.process.wait()
+            worker.close()
+        self.inventory.close()
+        self._router.close(linger=200)
+        self._zap.close(linger=0)
+        self._context.term()
+        (self.runtime / security.SOCKET_NAME).unlink(missing_ok=True)
+        self.journal.close()
+
+    # ---- housekeeping ----
+
+    def _check_socket(self) -> None:
+        """A cleaner of temporary folders may have taken the socket's name away: then nobody could reach us."""
+        if time.monotonic() - getattr(self, "_looked_s", 0.0) < 5.0:
+            return
+        self._looked_s = time.monotonic()
+        path = self.runtime / security.SOCKET_NAME
+        try:
+            there = path.stat().st_ino == self._socket_inode
+        except OSError:
+            there = False
+        if not there and self._finish is None:
+            _LOG.error("the socket's file is gone; stopping so that a new daemon can be started")
+            self.stop("running", True, self.settings.life.drain_s)
+
+    def _update_gauges(self) -> None:
+        values = {
+            "queued": len(self.book.queued()), "running": len(self.book.running()), "workers": len(self.pool.workers),
+            "worker_memory_bytes": sum(worker.memory_bytes for worker in self.pool.workers),
+            "held": len(self._held), "attached": len(self.flow.attached), "takes_bytes": self.takes.used_bytes,
+            "uptime_seconds": time.monotonic() - self._begun_s, "paused": float(self.pool.paused),
+        }  # fmt: skip
+        for name, value in values.items():
+            self.metrics.gauge(name, value)
+
+
+def _known_op(op: str) -> str:
+    """Labels never come from strangers' words."""
+    from protocol.messages import REQUESTS
+
+    return op if op in REQUESTS else "unknown"
+
+
+def new_boot() -> str:
+    """A name for one life of the daemon."""
+    return f"{int(time.time()):x}-{os.getpid():x}-{secrets.token_hex(4)}"
