@@ -43,7 +43,8 @@ def assemble_lm(
     try:
         config = LMConfig.from_audiocraft(cfg, state)
         _check_sizes(config, state)
-        provider = build_provider(cfg, config.dim, encoders)
+        with torch.random.fork_rng(devices=[]):  # modules draw start values; loading a model is not the place
+            provider = build_provider(cfg, config.dim, encoders)
         for name, module in provider.conditioners.items():
             if isinstance(module, T5Conditioner):
                 _prepare_t5(module, state, f"{_CONDITIONER}{name}.")
