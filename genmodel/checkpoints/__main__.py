@@ -14,6 +14,7 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -43,12 +44,15 @@ def main(words: list[str]) -> int:
 
     def show(state: download.Progress) -> None:
         if state.name not in tasks:
+            bar.start()
             tasks[state.name] = (bar.add_task(state.name, total=state.total), state.licence)
         bar.update(tasks[state.name][0], completed=state.done, total=state.total)
 
     try:
-        with bar:
+        try:
             folder = registry.pull(words[1], show)
+        finally:
+            bar.stop()
     except GenModelError as error:
         sys.stderr.write(f"segue: {error.message.rstrip('.')}.\n")
         return 4

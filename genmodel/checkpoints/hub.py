@@ -101,8 +101,8 @@ class HubSource:
         except errors.HfHubHTTPError as error:
             status = getattr(getattr(error, "response", None), "status_code", None)
             raise GenModelError(
-                f"{self.repo} could not be downloaded: {address} answered {status or 'with an error'}; try again "
-                "later",
+                f"{self.repo} could not be downloaded: {address} answered {status or 'with an error'}; "
+                "try again later",
                 code="E_MODEL",
                 field="model",
             ) from error
