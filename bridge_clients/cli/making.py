@@ -68,6 +68,7 @@ def _make(args: Any, making: Making, reporter: Reporter) -> int:
             reporter.event("cancelled", message="Cancelled; nothing was kept here.")
             reporter.note(f"Cancelled: job {outcome.job} has stopped, and nothing was kept here.")
             return CANCELLED
+        reporter.writing()
         try:
             files = land(collector, folder.path, frames=submit.length_frames, subtype=making.subtype)
         except BaseException:

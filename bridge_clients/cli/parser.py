@@ -185,6 +185,14 @@ def build() -> Parser:
     ping.add_argument("--timeout", type=_number(0.01, 60), default=2.0, metavar="S", help="default 2 s")
     serve = add("serve", "service:run_serve", "start the daemon")
     serve.add_argument("--foreground", action="store_true", help="stay in this terminal")
+    serve.add_argument("--config", metavar="FILE", help="a configuration file other than the usual one")
+    serve.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="one setting; may be given several times",
+    )
     stop = add("stop", "service:run_stop", "stop the daemon politely", _json_flag())
     stop.add_argument("--now", action="store_true", help="do not wait for the jobs that run")
     add("status", "service:run_status", "the daemon, its device and models", _json_flag())

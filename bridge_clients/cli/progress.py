@@ -61,6 +61,8 @@ def state_words(tick: dict[str, Any]) -> str:
     place = tick.get("position")
     if state == "queued" and place:
         words += f", {place} job{'s' if place > 1 else ''} in front"
+    elif state in ("queued", "loading") and tick.get("note"):
+        words = str(tick["note"])
     return words
 
 
@@ -92,6 +94,9 @@ class Reporter:
 
     def tick(self, tick: dict[str, Any]) -> None:
         """The newest state of the job: absolute values only."""
+
+    def writing(self) -> None:
+        """The daemon is done; the files are being written."""
 
     def close(self) -> None:
         """Leave the terminal as it was found."""
@@ -163,7 +168,7 @@ class RichReporter(PlainReporter):
         self._console = Console(file=stream, highlight=False, markup=False)
         self._progress = Progress(
             TextColumn("{task.description:<22}", markup=False),
-            BarColumn(),
+            BarColumn(bar_width=max(10, min(40, self._console.width - 75))),
             TaskProgressColumn(),
             TextColumn("{task.fields[steps]}", markup=False),
             TextColumn("{task.fields[speed]}", markup=False),
@@ -186,6 +191,12 @@ class RichReporter(PlainReporter):
             completed=step if steps else 0,
             steps=f"{step}/{steps} steps" if steps else "",
             speed=speed_words(tick),
+        )
+
+    def writing(self) -> None:
+        total = self._progress.tasks[0].total or 1
+        self._progress.update(
+            self._task, description="writing the files", total=total, completed=total, steps="", speed=""
         )
 
     def close(self) -> None:

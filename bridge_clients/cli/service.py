@@ -10,7 +10,7 @@ from typing import Any
 
 from bridge_clients.cli.children import run_python
 from bridge_clients.cli.connect import connect
-from bridge_clients.cli.exits import DONE
+from bridge_clients.cli.exits import DEFECT, DONE, UNREACHABLE
 from bridge_clients.cli.progress import speed_words, state_words
 from bridge_clients.cli.showing import json_line, say, table, when
 from protocol.errors import SegueError
@@ -22,8 +22,12 @@ _STOP_PATIENCE_S, _CANCEL_PATIENCE_S, _LOOK_EVERY_S = 60.0, 30.0, 0.05
 
 def run_serve(args: Any) -> int:
     """Start the daemon; with ``--foreground`` it is this terminal's child until it ends."""
-    if args.foreground:
-        return run_python(["-m", "daemon", "serve"])
+    settings = [word for setting in args.set for word in ("--set", setting)]
+    settings += ["--config", args.config] if args.config else []
+    if args.foreground or settings:
+        how = "--foreground" if args.foreground else "--background"
+        status = run_python(["-m", "daemon", "serve", how, *settings])
+        return UNREACHABLE if status == DEFECT else status  # it has said why it does not run
     with connect() as client:
         hello = client.hello
     say(f"The daemon runs (process {hello.pid}, {hello.device or 'no device yet'}). segue stop ends it.")

@@ -10,18 +10,25 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from bridge_clients.core import Fetched
 from protocol.errors import SegueError
 from protocol.messages import (
     Accepted,
     Audio,
     Cancelled,
+    CancelReply,
     Done,
     Failed,
+    ForgetReply,
+    JobInfo,
+    ModelInfo,
+    ModelsReply,
+    PingReply,
     Requeued,
     Started,
     Submit,
@@ -138,6 +145,16 @@ class FakeJob:
         yield Done(seq=self._next(), manifest=manifest)
 
 
+TAKES = [
+    JobInfo(
+        job="ab12", state="done", mode="continue", model="pocket", text="warm house", seed=7, variations=2,
+        stems=("mix", "bass"), rate=44_100, frames=88_200, created_ms=1_700_000_000_000,
+    ),
+    JobInfo(job="ab99", state="done", mode="generate", model="pocket", rate=48_000, frames=48_000),
+    JobInfo(job="cd34", state="running", tick=Tick(state="generating", step=1, steps=4, xrt=2, eta_ms=4000)),
+]  # fmt: skip
+
+
 class FakeClient:
     """The part of the client's face that the command uses."""
 
@@ -158,7 +175,42 @@ class FakeClient:
         self._submitted.append(submit)
         return FakeJob(submit, self._script)
 
-    def cancel(self, job: str) -> None:
+    def ping(self) -> PingReply:
+        if self._script == "down":
+            raise SegueError("E_UNREACHABLE", "The daemon is not running; `segue serve` starts it.")
+        return PingReply(boot="b", running=1, queued=2)
+
+    def models(self) -> ModelsReply:
+        known = ModelInfo(
+            name="pocket",
+            state="loaded",
+            memory_bytes=160_000_000,
+            rate=32_000,
+            stems=("drums", "bass", "other"),
+        )
+        return ModelsReply(models=(known, ModelInfo(name="facebook/musicgen-small", state="absent")))
+
+    def list(self, *, states: Sequence[str] | None = None, limit: int | None = 50) -> list[JobInfo]:
+        return [job for job in TAKES if states is None or job.state in states][:limit]
+
+    def status(self, job: str) -> JobInfo:
+        for info in TAKES:
+            if info.job == job:
+                return info
+        raise SegueError("E_JOB", f"There is no job {job}.", field="job")
+
+    def fetch(self, job: str, variation: int, stem: str, part: str, *, as_: str) -> Fetched:
+        if part == "handle" and self.status(job).mode == "generate":
+            raise SegueError("E_TAKE_MISSING", "There is no such file.")
+        data = f"RIFF {job} {variation} {stem} {part}".encode()
+        return Fetched(job, None, data, 44_100, 2, 10, 0, zlib.crc32(data))
+
+    def forget(self, job: str) -> ForgetReply:
+        return ForgetReply(job=job, freed_bytes=5_000_000)
+
+    def cancel(self, job: str) -> Any:
+        if any(info.job == job for info in TAKES):
+            return CancelReply(job=job, state="cancelled")
         if job != "j-1":
             raise SegueError("E_JOB", f"There is no job {job}.")
         CANCELLED.set()
