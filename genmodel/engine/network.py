@@ -162,3 +162,19 @@ class Network:
     def logits(self, mixed: Tensor) -> Tensor:
         """[N, D] float32 -> [N, K, card]."""
         return self.head(mixed).view(len(mixed), self.config.n_q, self.config.card)
+
+
+def _version(lm: LMModel) -> tuple[int, ...]:
+    """Changes whenever a parameter is written to or replaced."""
+    return tuple(value for p in lm.parameters() for value in (p.data_ptr(), p._version))
+
+
+def network_for(lm: LMModel, precision: str, packed: bool = True) -> Network:
+    """The prepared weights of a model, made once and again when its parameters change."""
+    version = (lm.device, packed, _version(lm))
+    held = lm.prepared.get(precision)
+    if held is None or held[0] != version:
+        lm.prepared.clear()  # one form at a time: each is as large as the model
+        held = lm.prepared[precision] = (version, Network(lm, precision, packed))
+    network: Network = held[1]
+    return network

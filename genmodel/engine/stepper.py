@@ -18,7 +18,7 @@ from torch import Tensor
 from genmodel.engine.caches import Caches, Group
 from genmodel.engine.conditions import Stream
 from genmodel.engine.kernels import choose_precision
-from genmodel.engine.network import Network
+from genmodel.engine.network import network_for
 from genmodel.engine.noise import gumbel_noise
 from genmodel.engine.session import UNKNOWN, Session, SessionState
 from genmodel.errors import GenModelError
@@ -49,7 +49,7 @@ class Stepper:
     ) -> None:
         self.lm = lm
         self.device = lm.device
-        self.network = Network(lm, choose_precision(precision, self.device), packed)
+        self.network = network_for(lm, choose_precision(precision, self.device), packed)
         self.slots: list[Slot | None] = [None] * slots
         self.caches = Caches(self.network)
         self.finite = torch.ones(slots, dtype=torch.bool, device=self.device)

@@ -55,6 +55,7 @@ class LMModel(nn.Module):
             config.pattern, config.n_q, config.pattern_options
         )
         self.dim, self.card, self.n_q = config.dim, config.card, config.n_q
+        self.prepared: dict[str, Any] = {}  # the engine's own form of the weights (engine/network.py)
         self.cfg_coef = config.cfg_coef
         self.two_step_cfg = config.two_step_cfg
         if self.fuser.has_cross and not config.cross_attention:
@@ -183,7 +184,7 @@ class LMModel(nn.Module):
         AudioCraft's arguments, plus a ``seed`` (drawn from torch's global generator where none is given; rows
         are variations of it). ``check`` is accepted for its sake: shapes are always checked here.
         """
-        from genmodel.engine.windows import generate_window
+        from genmodel.engine.windows import generate_window  # the engine imports this module
 
         return generate_window(
             self,
@@ -204,6 +205,9 @@ class LMModel(nn.Module):
             callback,
             seed,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "prepared": {}}  # opaque to copying, and made again when needed
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # AudioCraft's non-custom attention wraps torch's own module and so has one name more

@@ -1,0 +1,415 @@
+"""BaseGenModel: the face that AudioCraft's users know, and ``stream`` beside it.
+
+A script written for ``audiocraft.models`` runs after changing the import. Where this differs from AudioCraft
+it does so on purpose: durations become frames by rounding, once; progress counts to the true total; every
+row's randomness comes from a seed; a parameter that is not named keeps its value; the caller's ``cfg_coef``
+is always honoured; what cannot be done is a ``GenModelError`` (which is a ``ValueError``) instead of an
+assertion.
+
+Threading model: one call at a time per model; a second thread waits. An ``Engine`` owns its own caches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from genmodel.audio import convert_audio
+from genmodel.codec import CompressionModel, get_wrapped_compression_model
+from genmodel.engine.kernels import choose_precision
+from genmodel.engine.session import Window
+from genmodel.engine.stepper import Stepper
+from genmodel.engine.windows import MAX_SLOTS, draw_seed, make_sessions, run_sessions
+from genmodel.errors import ContractError, GenModelError
+from genmodel.lm.conditioning import ConditioningAttributes
+from genmodel.lm.lm import LMModel
+from genmodel.request import AudioChunk, GenerationRequest, Sampling, check_text
+
+if TYPE_CHECKING:
+    from genmodel.checkpoints.info import CheckpointInfo
+
+Progress = Callable[[int, int], None]
+KEEP: Any = object()
+"""Default of parameters that keep their value when they are not named."""
+MAX_DURATION_S = 3600.0
+DESCRIPTION = "description"
+
+
+class BaseGenModel:
+    """A codec and a language model that generate audio together.
+
+    ``max_duration`` (s): the longest window the language model makes in one go; the argument, else
+    ``lm.cfg.dataset.segment_duration``, else a ValueError. ``duration`` (s): what ``generate`` makes.
+    ``extend_stride`` (s): by how much windows advance when ``duration`` is longer. ``precision``: "auto" or
+    as ``engine.kernels`` lists.
+    """
+
+    default_duration_s: float | None = None
+    default_stride_s: float | None = None
+
+    def __init__(
+        self,
+        name: str,
+        compression_model: CompressionModel,
+        lm: LMModel,
+        max_duration: float | None = None,
+        info: CheckpointInfo | None = None,
+    ) -> None:
+        self.name = name
+        self.lm = lm.eval()
+        self.checkpoint = info
+        self.cfg: DictConfig | None = getattr(lm, "cfg", None)
+        if self.cfg is not None and not isinstance(self.cfg, DictConfig):
+            raise GenModelError(
+                "lm.cfg must be an OmegaConf configuration", field="lm.cfg", value=type(self.cfg).__name__
+            )
+        codec = compression_model.eval()
+        self.compression_model = codec if self.cfg is None else get_wrapped_compression_model(codec, self.cfg)  # type: ignore[arg-type]
+        if max_duration is None:
+            max_duration = _segment_duration(self.cfg)
+        self.max_duration = float(max_duration)
+        self.device = next(iter(lm.parameters())).device
+        half = self.device.type not in ("cpu", "mps")
+        self.autocast = torch.autocast(self.device.type, torch.float16 if half else None, enabled=half)
+        self.precision = "auto"
+        self.duration = self.default_duration_s or self.max_duration
+        self._stride = self.default_stride_s
+        self.generation_params: dict[str, Any] = {
+            "use_sampling": True,
+            "temp": 1.0,
+            "top_k": 250,
+            "top_p": 0.0,
+            "cfg_coef": lm.cfg_coef,
+            "two_step_cfg": False,
+            "cfg_coef_beta": None,
+        }
+        self.seed: int | None = None
+        self.negative_text: str | None = None
+        self._progress_callback: Progress | None = None
+        self._lock = threading.RLock()
+
+    @classmethod
+    def get_pretrained(cls, name: str = "pocket", device: Any = None) -> BaseGenModel:
+        """A model by name: "pocket", "debug", a repository id that was pulled, a folder, or a file.
+
+        Nothing is downloaded. The class follows the checkpoint's family. Raises ModelNotFound,
+        CheckpointError.
+        """
+        from genmodel.audiogen import AudioGen
+        from genmodel.checkpoints import registry
+        from genmodel.musicgen import MusicGen
+
+        codec, lm, info = registry.load(name, device)
+        family = AudioGen if info.family == "audiogen" else MusicGen
+        return family(name, codec, lm, info=info)
+
+    @property
+    def frame_rate(self) -> float:
+        return self.compression_model.frame_rate
+
+    @property
+    def sample_rate(self) -> int:
+        return self.compression_model.sample_rate
+
+    @property
+    def audio_channels(self) -> int:
+        return self.compression_model.channels
+
+    @property
+    def stems(self) -> tuple[str, ...]:
+        """Names of the parts that this model makes; ("mix",) where it makes one."""
+        return tuple(self.compression_model.stems)
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Names of what this model listens to, besides a prompt."""
+        return tuple(self.lm.condition_provider.conditioners)
+
+    @property
+    def extend_stride(self) -> float | None:
+        """By how many seconds windows advance; always below ``max_duration`` (see ``stride_was_clamped``)."""
+        if self._stride is None or self._stride < self.max_duration:
+            return self._stride
+        return 0.6 * self.max_duration  # the share that MusicGen's 18 s have of its 30 s
+
+    @extend_stride.setter
+    def extend_stride(self, seconds: float | None) -> None:
+        if seconds is not None and not 0 < seconds < self.max_duration:
+            raise ContractError(
+                "extend_stride must be shorter than a window",
+                field="extend_stride",
+                value=seconds,
+                allowed=f"more than 0 and less than {self.max_duration:g} s",
+            )
+        self._stride = seconds
+
+    @property
+    def stride_was_clamped(self) -> bool:
+        """Whether the family's stride does not fit this model's window and a shorter one is used."""
+        return self._stride is not None and self._stride >= self.max_duration
+
+    @property
+    def window_frames(self) -> int:
+        return max(2, round(self.max_duration * self.frame_rate))
+
+    @property
+    def stride_frames(self) -> int | None:
+        if self.extend_stride is None:
+            return None
+        return min(max(1, round(self.extend_stride * self.frame_rate)), self.window_frames - 1)
+
+    def set_generation_params(
+        self,
+        use_sampling: bool = KEEP,
+        top_k: int = KEEP,
+        top_p: float = KEEP,
+        temperature: float = KEEP,
+        duration: float = KEEP,
+        cfg_coef: float | None = KEEP,
+        cfg_coef_beta: float | None = KEEP,
+        two_step_cfg: bool = KEEP,
+        extend_stride: float | None = KEEP,
+        *,
+        seed: int | None = KEEP,
+        negative_text: str | None = KEEP,
+    ) -> None:
+        """Set what is named; everything else stays. AudioCraft's parameters, then ours:
+
+        ``seed``: where all randomness comes from (None: drawn from torch's global generator at each call).
+        ``negative_text``: what guidance steers away from, in place of no text.
+        """
+        given = {
+            "use_sampling": use_sampling,
+            "top_k": top_k,
+            "top_p": top_p,
+            "temp": temperature,
+            "cfg_coef": cfg_coef,
+            "cfg_coef_beta": cfg_coef_beta,
+            "two_step_cfg": two_step_cfg,
+        }
+        params = {**self.generation_params, **{k: v for k, v in given.items() if v is not KEEP}}
+        _sampling(params)
+        if duration is not KEEP:
+            _check_duration(duration)
+        if seed is not KEEP and seed is not None and not 0 <= int(seed) < 2**64:
+            raise GenModelError("the seed is out of range", field="seed", value=seed, allowed="0…2^64-1")
+        if negative_text is not KEEP:
+            check_text(negative_text, "negative_text")
+        if extend_stride is not KEEP:
+            self.extend_stride = extend_stride
+        self.generation_params = params
+        self.duration = self.duration if duration is KEEP else float(duration)
+        self.seed = self.seed if seed is KEEP else seed
+        self.negative_text = self.negative_text if negative_text is KEEP else negative_text
+
+    def set_custom_progress_callback(self, progress_callback: Progress | None = None) -> None:
+        """``progress_callback(done, total)`` after each step of calls with ``progress=True``; may raise to
+        cancel.
+        """
+        self._progress_callback = progress_callback
+
+    def generate_unconditional(
+        self, num_samples: int, progress: bool = False, return_tokens: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """``num_samples`` rows of audio [B, C, T] from nothing."""
+        if not isinstance(num_samples, int) or num_samples < 1:
+            raise GenModelError("nothing is to be generated", field="num_samples", value=num_samples)
+        return self._finish(self._attributes([None] * num_samples), None, progress, return_tokens)
+
+    def generate(
+        self, descriptions: Sequence[str | None], progress: bool = False, return_tokens: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Audio [B, C, T], one row per description (None: no description); with tokens [B, K, F] if asked."""
+        return self._finish(self._attributes(descriptions), None, progress, return_tokens)
+
+    def generate_continuation(
+        self,
+        prompt: Tensor,
+        prompt_sample_rate: int,
+        descriptions: Sequence[str | None] | None = None,
+        progress: bool = False,
+        return_tokens: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Go on from a prompt [B, C, T] or [C, T] of any rate and channel count.
+
+        The result begins with the prompt as the codec tells it again; ``duration`` is the length of the
+        whole.
+        """
+        codes = self._encode_prompt(prompt, prompt_sample_rate)
+        given = [None] * len(codes) if descriptions is None else list(descriptions)
+        if len(given) != len(codes):
+            raise ContractError(
+                "there must be one description per prompt",
+                field="descriptions",
+                value=len(given),
+                allowed=str(len(codes)),
+            )
+        return self._finish(self._attributes(given), codes, progress, return_tokens)
+
+    @torch.no_grad()
+    def generate_audio(self, gen_tokens: Tensor) -> Tensor:
+        """Tokens [B, K, F] -> audio float32 [B, C, F*hop], neither clamped nor normalised."""
+        if not isinstance(gen_tokens, Tensor) or gen_tokens.dim() != 3:
+            raise ContractError("tokens are [batch, codebooks, frames]", field="gen_tokens")
+        if not gen_tokens.shape[2]:
+            return torch.zeros(len(gen_tokens), self.audio_channels, 0, device=gen_tokens.device)
+        return self.compression_model.decode(gen_tokens, None)
+
+    def stream(self, request: GenerationRequest) -> Iterator[AudioChunk]:
+        """Final audio while it is made, chunk by chunk, in order for each variation and stem.
+
+        With a prompt the last frames before the seam come first (the handle, at negative positions); then
+        exactly ``request.frames`` frames per variation and stem. Raises GenModelError at once for what cannot
+        be done.
+        """
+        from genmodel.engine.engine import Engine
+
+        engine = Engine(self, slots=min(MAX_SLOTS, request.variations))
+        engine.add(request)
+        return engine.run()
+
+    def info(self) -> dict[str, Any]:
+        """What a listing or a manifest says about this model."""
+        checkpoint = self.checkpoint
+        return {
+            "name": self.name,
+            "sha256": checkpoint.sha256 if checkpoint is not None else None,
+            "licence": checkpoint.licence if checkpoint is not None else "unknown",
+            "parameters": sum(p.numel() for p in self.lm.parameters()),
+            "precision": choose_precision(self.precision, self.device),
+            "device": str(self.device),
+            "stems": self.stems,
+            "conditions": self.conditions,
+            "sample_rate": self.sample_rate,
+            "frame_rate": self.frame_rate,
+            "channels": self.audio_channels,
+            "max_duration": self.max_duration,
+        }
+
+    def _attributes(self, descriptions: Sequence[str | None]) -> list[ConditioningAttributes]:
+        if isinstance(descriptions, str) or not descriptions:
+            raise GenModelError(
+                "descriptions are a list with one entry per row",
+                field="descriptions",
+                allowed="a list of texts or None",
+            )
+        for text in descriptions:
+            check_text(text, "descriptions")
+            if text and DESCRIPTION not in self.conditions:
+                raise GenModelError("this model takes no text", field="descriptions", value=text)
+        if DESCRIPTION not in self.conditions:
+            return [ConditioningAttributes() for _ in descriptions]
+        return [ConditioningAttributes(text={DESCRIPTION: text}) for text in descriptions]
+
+    @torch.no_grad()
+    def _encode_prompt(self, prompt: Tensor, rate_hz: int) -> Tensor:
+        """Codes [B, K, P] of a prompt."""
+        if not isinstance(prompt, Tensor) or prompt.dim() not in (2, 3):
+            raise GenModelError(
+                "a prompt is [channels, samples] or [batch, channels, samples]",
+                code="E_AUDIO",
+                field="prompt",
+                value=tuple(prompt.shape) if isinstance(prompt, Tensor) else type(prompt).__name__,
+            )
+        wav = prompt if prompt.dim() == 3 else prompt[None]
+        stems = self.stems != ("mix",)
+        wav = convert_audio(wav, rate_hz, self.sample_rate, len(self.stems) if stems else self.audio_channels)
+        with self._lock:
+            codes, scale = self.compression_model.encode(wav.to(self.device))
+        if scale is not None:
+            raise GenModelError(
+                "codecs that scale their input are not supported", code="E_MODEL", field="codec"
+            )
+        return codes
+
+    def _finish(
+        self,
+        attributes: list[ConditioningAttributes],
+        prompt: Tensor | None,
+        progress: bool,
+        return_tokens: bool,
+        attributes_of: Callable[[int, Window], ConditioningAttributes] | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        with self._lock:
+            tokens = self._generate_tokens(attributes, prompt, progress, attributes_of)
+            audio = self.generate_audio(tokens)
+        return (audio, tokens) if return_tokens else audio
+
+    def _generate_tokens(
+        self,
+        attributes: list[ConditioningAttributes],
+        prompt: Tensor | None,
+        progress: bool,
+        attributes_of: Callable[[int, Window], ConditioningAttributes] | None = None,
+    ) -> Tensor:
+        """Tokens int64 [B, K, round(duration * frame_rate)], the prompt at their head."""
+        _check_duration(self.duration)
+        total = round(self.duration * self.frame_rate)
+        if total == 0 and prompt is None:
+            return torch.zeros(len(attributes), self.lm.n_q, 0, dtype=torch.int64, device=self.device)
+        sessions = make_sessions(
+            self.lm,
+            prompt,
+            attributes,
+            total,
+            self.window_frames,
+            self.stride_frames,
+            _sampling(self.generation_params),
+            draw_seed() if self.seed is None else int(self.seed),
+            self.negative_text,
+            attributes_of,
+        )
+        stepper = Stepper(self.lm, min(MAX_SLOTS, len(sessions)), self.precision)
+        callback = (self._progress_callback or _tell) if progress else None
+        run_sessions(stepper, sessions, callback)
+        if progress and self._progress_callback is None:
+            sys.stderr.write("\n")
+        return torch.stack([session.tokens for session in sessions])
+
+
+def _tell(done: int, total: int) -> None:
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"\r{done:6d} / {total:6d}")
+        sys.stderr.flush()
+
+
+def _sampling(params: dict[str, Any]) -> Sampling:
+    """``generation_params`` as the engine's value; GenModelError for one out of range or unknown."""
+    names = {"temp": "temperature"}
+    try:
+        return Sampling(**{names.get(name, name): value for name, value in params.items()})
+    except TypeError as error:
+        raise GenModelError(f"unknown generation parameter: {error}", field="generation_params") from error
+
+
+def _check_duration(seconds: Any) -> None:
+    valid = (
+        isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds <= MAX_DURATION_S
+    )
+    if not valid:
+        too_long = isinstance(seconds, int | float) and seconds > MAX_DURATION_S
+        raise GenModelError(
+            "the duration is out of range",
+            code="E_TOO_LONG" if too_long else "E_ARGUMENT",
+            field="duration",
+            value=seconds,
+            allowed=f"more than 0 and at most {MAX_DURATION_S:g} s",
+        )
+
+
+def _segment_duration(cfg: DictConfig | None) -> float:
+    found = None if cfg is None else OmegaConf.select(cfg, "dataset.segment_duration", default=None)
+    if found is None:
+        raise GenModelError(
+            "the longest window is unknown: give max_duration, or a model whose configuration has "
+            "dataset.segment_duration",
+            field="max_duration",
+        )
+    return float(found)
