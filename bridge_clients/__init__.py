@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bridge_clients.async_client import AsyncClient, AsyncJob
-    from bridge_clients.client import Client, new_key
-    from bridge_clients.core import Fetched
+    from bridge_clients.client import Client
+    from bridge_clients.core import Fetched, new_key
     from bridge_clients.jobs import JobHandle
     from protocol.errors import SegueError
 
@@ -26,7 +26,7 @@ _HOMES = {
     "Fetched": "bridge_clients.core",
     "JobHandle": "bridge_clients.jobs",
     "SegueError": "protocol.errors",
-    "new_key": "bridge_clients.client",
+    "new_key": "bridge_clients.core",
 }
 
 

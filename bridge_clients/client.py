@@ -13,7 +13,6 @@ thread at a time; make one client per thread. No thread is started.
 from __future__ import annotations
 
 import contextlib
-import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,27 +23,10 @@ from bridge_clients.jobs import JobHandle
 from bridge_clients.link import Link
 from bridge_clients.starting import Starter
 from protocol import messages as m
-from protocol.audio import AudioBlock, AudioFormat, Buffer
 from protocol.errors import SegueError
-from protocol.limits import KEY_BYTES, MAX_WAIT_MS
+from protocol.limits import MAX_WAIT_MS
 
 T = TypeVar("T")
-AudioIn = AudioBlock | tuple[AudioFormat, Buffer]
-
-ATTEMPT_S = 3.0
-"""How long one question waits for its answer, beyond what it asks the daemon to wait, before it is asked
-again.
-"""
-
-
-def new_key() -> bytes:
-    """A fresh key for one job. Save it with the project before submitting, and a crash loses nothing."""
-    return secrets.token_bytes(KEY_BYTES)
-
-
-def as_blocks(audio: Iterable[AudioIn]) -> list[AudioBlock]:
-    """Audio given as blocks or as (format, bytes) pairs."""
-    return [a if isinstance(a, AudioBlock) else AudioBlock(*a) for a in audio]
 
 
 class Client:
@@ -100,8 +82,7 @@ class Client:
         """A sentence when the running daemon is of another build than the files here, else None."""
         return core.skew(self.hello)
 
-    # --- one question
-    # ------------------------------------------------------------------------------------------
+    # one question
 
     def request(self, request: m.Request, timeout_s: float | None = None) -> Any:
         """Ask and return the reply (the class that belongs to the op). Raises the daemon's SegueError.
@@ -110,50 +91,39 @@ class Client:
         """
         allowed_s = self.timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + allowed_s
-        wait_s = getattr(request, "wait_ms", 0) / 1000
-        damaged = 0
+        damaged = lost = 0
         while True:
-            link = self._ready_link(deadline)
+            link = self._link
+            if link is None or not link.usable:
+                lost += 1
+                link = self._reconnect(lost, None if timeout_s is None else deadline)
+                if timeout_s is None:
+                    deadline = time.monotonic() + allowed_s
             number, frames = self._numbering.frames(request, link.connection.token)
             left_s = max(0.0, deadline - time.monotonic())
-            answer = link.exchange(frames, min(left_s, wait_s + ATTEMPT_S))
+            answer = link.exchange(frames, min(left_s, core.attempt_s(request)))
             if answer is None:
                 if time.monotonic() >= deadline:
-                    raise SegueError(
-                        "E_TIMEOUT",
-                        f"The daemon did not answer {request.op} within {allowed_s:g} s.",
-                        detail="It may be busy or stopped; asking again is safe.",
-                    )
+                    raise core.unanswered(request, allowed_s)
                 continue
             try:
                 return self._numbering.answer(request, number, answer)
             except SegueError as error:
                 damaged += error.retry == "same"
-                if not self._again(error, damaged, deadline):
+                pause_s = core.pause_before_retry(error, damaged, self._autostart)
+                if pause_s is None or time.monotonic() + pause_s >= deadline:
                     raise
+                time.sleep(pause_s)
 
-    def _again(self, error: SegueError, damaged: int, deadline: float) -> bool:
-        """Whether an error is worth another try now; waits where waiting is what it asks for."""
-        if error.retry == "same":
-            return damaged <= 2
-        pause_s = (error.retry_ms or 200) / 1000
-        if time.monotonic() + pause_s >= deadline:
-            return False
-        if error.code == "E_NOT_READY" or (error.code == "E_DRAINING" and self._autostart):
-            time.sleep(pause_s)
-            return True
-        return False
-
-    def _ready_link(self, deadline: float) -> Link:
-        link = self._link
-        if link is not None and (link.connection.replaced() or not link.connection.alive()):
-            self.close()
-            link = None
-        return link or self._connect(max(0.05, deadline - time.monotonic()), patient=True)
+    def _reconnect(self, times: int, deadline: float | None) -> Link:
+        """Find the daemon again, or start it; without a deadline a start may take its own time."""
+        self.close()
+        core.check_lost(times)
+        if deadline is not None:
+            return self._connect(max(0.05, deadline - time.monotonic()), patient=True)
+        return self._connect(self._start_timeout_s if self._autostart else self.timeout_s, patient=True)
 
     def _connect(self, timeout_s: float, *, patient: bool) -> Link:
-        if self._autostart:
-            timeout_s = max(timeout_s, self._start_timeout_s)
         self._link, self.hello = self._starter.reach(timeout_s, patient=patient)
         return self._link
 
@@ -169,21 +139,17 @@ class Client:
             left_s = None if deadline is None else deadline - time.monotonic()
             if left_s is not None and left_s <= 0:
                 raise SegueError("E_TIMEOUT", f"{question.op} was not done within {timeout_s:g} s.")
-            answer = self.request(question, None if left_s is None else max(left_s, ATTEMPT_S))
+            answer = self.request(question, None if left_s is None else max(left_s, core.ATTEMPT_S))
 
-    # --- jobs
-    # --------------------------------------------------------------------------------------------------
+    # jobs
 
     def submit(
-        self, submit: m.Submit, audio: Iterable[AudioIn] = (), *, timeout_s: float | None = None
+        self, submit: m.Submit, audio: Iterable[core.AudioIn] = (), *, timeout_s: float | None = None
     ) -> JobHandle:
         """Hand in one job, with its audio if it is not aboard yet. The same key and body: the same job
         again.
         """
-        blocks = as_blocks(audio)
-        if blocks:
-            submit = submit.with_audio([*submit.audio, *blocks])
-        submit.check_complete()
+        submit = core.complete(submit, audio)
         reply = self.request(submit, timeout_s)
         return self._handle(reply, submit.key)
 
@@ -191,7 +157,7 @@ class Client:
         self, job: str, *, seed: int | None = None, variations: int | None = None, key: bytes | None = None
     ) -> JobHandle:
         """The same job with another seed, as a new job."""
-        request = m.Retake(job=job, key=key or new_key(), seed=seed, variations=variations)
+        request = m.Retake(job=job, key=key or core.new_key(), seed=seed, variations=variations)
         return self._handle(self.request(request), request.key)
 
     def _handle(self, reply: m.SubmitReply, key: bytes) -> JobHandle:
@@ -246,20 +212,13 @@ class Client:
         limit: int | None = 50,
     ) -> list[m.JobInfo]:
         """Jobs, newest first; `limit` None for all."""
-        first = m.List(
-            session=session,
-            project=project,
-            states=tuple(states) if states else None,
-            limit=min(limit or 500, 500),
-        )
-        return self._run(core.list_steps(first, limit), None)
+        return self._run(core.list_steps(session, project, states, limit), None)
 
     def forget(self, job: str) -> m.ForgetReply:
         """The takes are saved elsewhere: the daemon may delete them."""
         return self.request(m.Forget(job=job))
 
-    # --- takes
-    # -------------------------------------------------------------------------------------------------
+    # takes
 
     def fetch(
         self,
@@ -288,8 +247,7 @@ class Client:
         core.write_whole(Path(to), got.data or b"")
         return got
 
-    # --- models and the daemon itself
-    # --------------------------------------------------------------------------
+    # models and the daemon itself
 
     def models(self) -> m.ModelsReply:
         """What can be used."""

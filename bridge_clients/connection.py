@@ -6,6 +6,7 @@ answer. It holds the token, so a file or folder that others may write or read is
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -44,12 +45,32 @@ class Connection:
         """
         if self.pid <= 0 or not self.endpoint.startswith("ipc://"):
             return True
+        if hasattr(os, "waitid"):
+            with contextlib.suppress(ChildProcessError):
+                # our own child seems alive when it is dead; this look reaps nothing
+                return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return False
         except OSError:
             return True
+        return True
+
+    def listening(self) -> bool:
+        """Whether anybody accepts connections; a socket file says nothing, it outlives its daemon."""
+        if not self.endpoint.startswith("ipc://"):
+            return True
+        import socket
+
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1.0)
+            try:
+                probe.connect(self.endpoint[len("ipc://") :])
+            except (ConnectionRefusedError, FileNotFoundError):
+                return False
+            except OSError:
+                return True
         return True
 
 

@@ -7,16 +7,18 @@ blocking and the asyncio client run the same code.
 from __future__ import annotations
 
 import dataclasses
+import secrets
 import zlib
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from protocol.audio import Buffer
+from protocol.audio import AudioBlock, AudioFormat, Buffer
 from protocol.build import build_id
 from protocol.errors import SegueError
-from protocol.events import Event, Tick
+from protocol.events import Cancelled, Done, Event, Failed, Tick
 from protocol.framing import decode_reply, encode_request
+from protocol.limits import KEY_BYTES
 from protocol.replies import (
     FetchReply,
     HelloReply,
@@ -28,11 +30,74 @@ from protocol.replies import (
     UnloadReply,
 )
 from protocol.requests import FINAL_STATES, Fetch, List, Load, Next, Request, Unload
+from protocol.submit import Submit
 
 T = TypeVar("T")
 Steps = Generator[Request, Any, T]
 
 PIECE_BYTES = 1024 * 1024
+AudioIn = AudioBlock | tuple[AudioFormat, Buffer]
+
+
+ATTEMPT_S = 3.0
+"""How long a question waits, beyond what it asks the daemon to wait, before it is asked again."""
+MAX_LOST = 4
+"""How often a daemon may end over one and the same question."""
+
+
+def new_key() -> bytes:
+    """A fresh key for one job. Save it with the project before submitting, and a crash loses nothing."""
+    return secrets.token_bytes(KEY_BYTES)
+
+
+def _blocks(audio: Iterable[AudioIn]) -> list[AudioBlock]:
+    """Audio given as blocks or as (format, bytes) pairs."""
+    return [a if isinstance(a, AudioBlock) else AudioBlock(*a) for a in audio]
+
+
+def complete(submit: Submit, audio: Iterable[AudioIn]) -> Submit:
+    """The request with this audio aboard as well, checked as a whole before anything is sent."""
+    blocks = _blocks(audio)
+    if blocks:
+        submit = submit.with_audio([*submit.audio, *blocks])
+    submit.check_complete()
+    return submit
+
+
+def attempt_s(request: Request) -> float:
+    """How long to wait for the answer to this request before it is asked again."""
+    return float(getattr(request, "wait_ms", 0)) / 1000 + ATTEMPT_S
+
+
+def pause_before_retry(error: SegueError, damaged: int, autostart: bool) -> float | None:
+    """Seconds after which a refused question is worth asking again by itself, or None: tell the caller.
+
+    damaged: how often the answer to this question was unreadable already.
+    """
+    if error.retry == "same":
+        return 0.0 if damaged <= 2 else None
+    if error.code == "E_NOT_READY" or (error.code == "E_DRAINING" and autostart):
+        return (error.retry_ms or 200) / 1000
+    return None
+
+
+def unanswered(request: Request, allowed_s: float) -> SegueError:
+    """The error for a question that got no answer in its time."""
+    return SegueError(
+        "E_TIMEOUT",
+        f"The daemon did not answer {request.op} within {allowed_s:g} s.",
+        detail="It may be busy or stopped; asking again is safe.",
+    )
+
+
+def check_lost(times: int) -> None:
+    """Refuse to start a daemon again and again over a question that ends it."""
+    if times > MAX_LOST:
+        raise SegueError(
+            "E_UNREACHABLE",
+            f"The daemon ended {times - 1} times in a row over one question; its log may tell why.",
+            retry="never",
+        )
 
 
 class Numbering:
@@ -96,6 +161,20 @@ class Follower:
         if reply.tick is not None and reply.tick != self._tick and not self.finished:
             self._tick = reply.tick
             yield reply.tick
+
+
+def outcome(event: Event | Tick, job: str) -> Done | None:
+    """A job's end when this event is one: Done, or the job's error raised; None when the job goes on."""
+    if isinstance(event, Failed):
+        raise event.error
+    if isinstance(event, Cancelled):
+        raise SegueError("E_CANCELLED", f"Job {job} was cancelled.", job=job)
+    return event if isinstance(event, Done) else None
+
+
+def ended_before(job: str) -> SegueError:
+    """The error of waiting for an end that has been read already."""
+    return SegueError("E_JOB", f"Job {job} has ended, and its end was read before.", job=job)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,10 +244,17 @@ def _damaged(job: str, what: str) -> SegueError:
     )
 
 
-def list_steps(first: List, at_most: int | None) -> Steps[list[JobInfo]]:
+def list_steps(
+    session: bytes | None, project: str | None, states: Sequence[str] | None, at_most: int | None
+) -> Steps[list[JobInfo]]:
     """All jobs that a question finds, page after page, up to `at_most`."""
     found: list[JobInfo] = []
-    question = first
+    question = List(
+        session=session,
+        project=project,
+        states=tuple(states) if states else None,
+        limit=min(at_most or 500, 500),
+    )
     while True:
         reply: ListReply = yield question
         found.extend(reply.jobs)

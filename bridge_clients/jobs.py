@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from protocol.errors import SegueError
-from protocol.events import Cancelled, Done, Event, Failed, Tick
+from bridge_clients.core import ended_before, outcome
+from protocol.events import Done, Event, Tick
 from protocol.replies import CancelReply, JobInfo
 
 if TYPE_CHECKING:
@@ -62,13 +62,10 @@ class JobHandle:
     def wait(self, timeout_s: float | None = None) -> Done:
         """Read on to the end without audio. Raises the job's error, or E_CANCELLED."""
         for event in self.events(audio=False, ticks=False, wait_ms=2000, timeout_s=timeout_s):
-            if isinstance(event, Done):
-                return event
-            if isinstance(event, Failed):
-                raise event.error
-            if isinstance(event, Cancelled):
-                raise SegueError("E_CANCELLED", f"Job {self.id} was cancelled.", job=self.id)
-        raise SegueError("E_JOB", f"Job {self.id} has ended, and its end was read before.", job=self.id)
+            found = outcome(event, self.id)
+            if found is not None:
+                return found
+        raise ended_before(self.id)
 
     def cancel(self) -> CancelReply:
         """Ask the daemon to stop; the audio made so far stays."""

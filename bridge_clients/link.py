@@ -22,6 +22,7 @@ from protocol.limits import MAX_FRAME_BYTES
 
 _SLICE_S = 0.25
 _CONNECT_S = 1.0
+_CONNECT_SLICE_S = 0.1
 
 
 def open_socket(context: Any, connection: Connection, curve_keys: tuple[bytes, bytes] | None) -> Any:
@@ -63,6 +64,12 @@ class Link:
         self._context: Any = zmq.Context()
         self._context.linger = 0
         self._socket: Any = None
+        self._refused = False
+
+    @property
+    def usable(self) -> bool:
+        """False when the daemon of this link is gone, or another has taken its place."""
+        return not self._gone()
 
     def exchange(self, frames: Sequence[Buffer], timeout_s: float) -> list[bytes] | None:
         """Send a request and wait for its answer. After None or an exception the next call has a fresh
@@ -85,16 +92,18 @@ class Link:
     def _ask(self, frames: Sequence[Buffer], deadline: float) -> list[bytes] | None:
         connect_by = min(deadline, time.monotonic() + _CONNECT_S)
         while True:
-            if self._socket.poll(_slice_ms(connect_by), zmq.POLLOUT):
+            if self._socket.poll(_slice_ms(connect_by, _CONNECT_SLICE_S), zmq.POLLOUT):
                 try:
                     self._socket.send_multipart(frames, flags=zmq.NOBLOCK, copy=True)
                     break
                 except zmq.Again:
                     pass
+            if not self.connection.listening():
+                self._refused = True
             if time.monotonic() >= connect_by or self._gone():
                 return None
         while True:
-            if self._socket.poll(_slice_ms(deadline), zmq.POLLIN):
+            if self._socket.poll(_slice_ms(deadline, _SLICE_S), zmq.POLLIN):
                 try:
                     return list(self._socket.recv_multipart(flags=zmq.NOBLOCK, copy=True))
                 except zmq.Again:
@@ -103,7 +112,7 @@ class Link:
                 return None
 
     def _gone(self) -> bool:
-        return not self.connection.alive() or self.connection.replaced()
+        return self._refused or not self.connection.alive() or self.connection.replaced()
 
     def drop(self) -> None:
         """Throw the socket away, and with it any answer that is still under way."""
@@ -117,5 +126,5 @@ class Link:
         self._context.destroy(linger=0)
 
 
-def _slice_ms(deadline: float) -> int:
-    return max(0, min(int(_SLICE_S * 1000), int((deadline - time.monotonic()) * 1000) + 1))
+def _slice_ms(deadline: float, slice_s: float) -> int:
+    return max(0, min(int(slice_s * 1000), int((deadline - time.monotonic()) * 1000) + 1))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bridge_clients.connection import Connection, find, runtime_folders
+from bridge_clients.connection import find, runtime_folders
 from bridge_clients.core import Numbering
 from bridge_clients.link import Link
 from protocol.build import build_id, code_root
@@ -110,7 +110,7 @@ class Starter:
             if hello is not None:
                 self._pause(deadline, f"The daemon is starting: {hello.waiting_for or 'one moment'}.")
                 continue
-            if not connection.alive() or (not connection.replaced() and not _listening(connection)):
+            if not connection.alive() or (not connection.replaced() and not connection.listening()):
                 return None
             silent += 1
             said = f"The daemon (process {connection.pid}) does not answer; still trying."
@@ -182,23 +182,6 @@ class Starter:
             self._said = said
             if self._on_wait is not None:
                 self._on_wait(said)
-
-
-def _listening(connection: Connection) -> bool:
-    """Whether anybody accepts connections there; a socket file says nothing, it outlives its daemon."""
-    if not connection.endpoint.startswith("ipc://"):
-        return True
-    import socket
-
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(connection.endpoint[len("ipc://") :])
-        except (ConnectionRefusedError, FileNotFoundError):
-            return False
-        except OSError:
-            return True
-    return True
 
 
 def _make_private(folder: Path) -> None:

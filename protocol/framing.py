@@ -88,8 +88,7 @@ class Incoming:
     request: Request
 
 
-# --- out
-# ---------------------------------------------------------------------------------------------------------
+# out
 
 
 def encode(
@@ -140,8 +139,7 @@ def _finite(blocks: Sequence[AudioBlock]) -> list[Buffer]:
     return [block.data for block in blocks]
 
 
-# --- in
-# ----------------------------------------------------------------------------------------------------------
+# in
 
 
 def decode_request(frames: Sequence[Buffer], token: bytes) -> Incoming:
