@@ -216,6 +216,10 @@ class TempoMap:
         i = self._segment(self._seconds, time)
         return self._at[i] + (time - self._seconds[i]) * Fraction(self.changes[i].bpm) / 60
 
+    def change_at(self, beats: Fraction | float) -> TempoChange:
+        """The tempo and meter in force at a position in quarter notes."""
+        return self.changes[self._segment(self._at, Fraction(beats))]
+
     def _bar_at(self, beats: Fraction) -> tuple[Fraction, TempoChange]:
         """Bars since the origin, as a fraction, and the change in force."""
         i = self._segment(self._at, beats)

@@ -125,13 +125,18 @@ class Caches:
     def copy(self, source: int, target: int) -> None:
         """Make one slot's caches like another's."""
         for cache in (*self.own, *self.cross):
-            cache[:, target] = cache[:, source]
+            if max(source, target) < cache.shape[1]:
+                cache[:, target] = cache[:, source]
         self.prefix[target], self.sources[target] = list(self.prefix[source]), list(self.sources[source])
 
     def group(self, slots: Sequence[int], steps: Sequence[int]) -> Group:
         """How the rows of these slots, fed with these steps, lie in the caches."""
         device = self.network.device
-        counts, owner, position, slot_of, stream_of = [], [], [], [], []
+        counts: list[int] = []
+        owner: list[int] = []
+        position: list[int] = []
+        slot_of: list[int] = []
+        stream_of: list[int] = []
         cross_rows: list[int] = []
         own_runs: list[tuple[int, int, int, int, list[int]]] = []
         cross_runs: list[tuple[int, int, int, int, list[int]]] = []

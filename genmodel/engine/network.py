@@ -54,7 +54,7 @@ class Network:
         self.activation = F.gelu if config.activation == "gelu" else F.relu
         # on a CPU keys and values are kept in float32: half precision attention is the slower one there
         self.cache_dtype = torch.float32 if self.device.type == "cpu" else self.dtype
-        self.embedding = torch.cat([table.weight.detach().float() for table in lm.emb])  # type: ignore[union-attr, operator, misc]
+        self.embedding = torch.cat([table.detach().float() for table in lm.emb.parameters()])
         self.offsets = torch.arange(config.n_q, device=self.device) * (config.card + 1)
         self.out_norm = _norm(lm.out_norm)
         parts = [lm.head(k) for k in range(config.n_q)]

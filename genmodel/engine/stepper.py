@@ -100,6 +100,7 @@ class Stepper:
         sequence = first.sequence(self.lm.special_token_id).to(self.device)
         prefix = max(stream.prefix_steps for stream in streams)
         self.caches.reserve(max(numbers) + 1, len(streams), prefix + sequence.shape[1])
+        self.caches.reserve_cross(max(numbers) + 1, [len(s.cross) for s in streams if s.cross is not None])
         hidden = self._pass(numbers[0], streams, sequence[:, :start], first.at.start)
         mixed = self.network.mix(hidden, [stream.weight for stream in streams])
         for number, session in zip(numbers, sessions, strict=True):
@@ -119,7 +120,6 @@ class Stepper:
         net, steps = self.network, tokens.shape[1]
         embedded = net.embed(tokens.T)
         last = []
-        self.caches.reserve_cross(number + 1, [len(s.cross) for s in streams if s.cross is not None])
         for c, stream in enumerate(streams):
             heard = sum(earlier.cross is not None for earlier in streams[:c])
             x = embedded

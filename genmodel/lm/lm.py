@@ -84,13 +84,15 @@ class LMModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.emb[0].weight.device  # type: ignore[return-value]
+        return next(self.emb.parameters()).device
 
     def head(self, k: int) -> tuple[Tensor, Tensor | None]:
         """Weight [card, D] and bias of codebook k's head."""
         if self.config.tie_embeddings:
-            return self.emb[k].weight[: self.card], None  # type: ignore[index, return-value]
-        return self.linears[k].weight, self.linears[k].bias  # type: ignore[return-value]
+            table: Tensor = self.emb[k].weight  # type: ignore[assignment]
+            return table[: self.card], None
+        linear: nn.Linear = self.linears[k]  # type: ignore[assignment]
+        return linear.weight, linear.bias
 
     def encode_conditions(self, conditions: Sequence[ConditioningAttributes]) -> ConditionTensors:
         """Tokenize and embed the conditions of each row together."""

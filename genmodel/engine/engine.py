@@ -1,0 +1,276 @@
+"""The engine: several jobs on one model, tokens in, final audio out.
+
+``step`` is the whole loop: admit what waits, begin at most one window, one step for everything aboard, then
+the codec work that is due. Between two steps anything may be added, dropped or looked at; that is how a
+cancel frees a slot at once. Threading model: one thread owns an engine.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from genmodel.codec import CodecStream, CodecStreamState
+from genmodel.engine.prepare import HANDLE_FRAMES, Prepared, empty_tokens, prepare
+from genmodel.engine.session import Session, SessionState
+from genmodel.engine.stepper import Stepper
+from genmodel.errors import GenModelError
+from genmodel.request import AudioChunk, GenerationRequest
+
+if TYPE_CHECKING:
+    from genmodel.base import BaseGenModel
+
+State = Literal["waiting", "prefill", "generating", "done", "failed", "dropped"]
+# the first chunk of a take comes early: the handle and a little more than the codec's look-ahead
+_FIRST_CHUNK_FRAMES = 13
+
+
+class StepResult(NamedTuple):
+    """Audio of one job that became final. ``chunk`` is None where the job failed (``job.error`` says why)."""
+
+    job: GenerationJob
+    chunk: AudioChunk | None
+
+
+@dataclass(frozen=True)
+class TakeState:
+    """A moment of a take: its tokens and its decoder."""
+
+    session: SessionState
+    codec: CodecStreamState
+    pushed: int
+    silent: int
+    position: int
+
+
+class Take:
+    """One variation: its session and the stream that turns its tokens into audio."""
+
+    def __init__(
+        self, model: BaseGenModel, prepared: Prepared, request: GenerationRequest, variation: int
+    ) -> None:
+        self.session = Session(
+            empty_tokens(prepared, model),
+            prepared.windows,
+            model.lm.pattern,
+            prepared.streams,
+            request.sampling,
+            request.seed,
+            variation,
+        )
+        self.codec: CodecStream = model.compression_model.stream(1)
+        self.pushed = prepared.known.shape[1]  # frames of the take that the decoder has had
+        self.silent = 0  # samples still to come out of it that belong to frames before these
+        if prepared.warm is not None:
+            self.codec.restore(prepared.warm)
+            self.silent = self.pushed * model.compression_model.hop_samples - self.codec.samples_out
+        self.position = (self.pushed - prepared.seam) * model.compression_model.hop_samples
+        self.admitted = False
+        self.begun = False
+
+    def decode(self, upto: int, last: bool) -> Tensor:
+        """Push the frames before ``upto`` and give the samples that are now final, [S, C, m]."""
+        fresh = self.session.tokens[None, :, self.pushed : upto]
+        self.pushed = upto
+        audio = self.codec.push(fresh)
+        if last:
+            audio = torch.cat([audio, self.codec.finish()], dim=-1)
+        skipped = min(self.silent, audio.shape[-1])
+        self.silent -= skipped
+        return audio[0, :, :, skipped:]
+
+
+@dataclass(eq=False)
+class GenerationJob:
+    """A request aboard (or in line). ``steps_done`` of ``steps_total`` are true totals over all windows."""
+
+    id: int
+    request: GenerationRequest
+    prepared: Prepared
+    takes: list[Take]
+    state: State = "waiting"
+    error: GenModelError | None = None
+    finished: set[int] = field(default_factory=set)
+
+    @property
+    def sessions(self) -> list[Session]:
+        return [take.session for take in self.takes]
+
+    @property
+    def steps_total(self) -> int:
+        return self.takes[0].session.steps_total
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of all variations over their number: one unit is a step of the whole request."""
+        return sum(take.session.steps_done for take in self.takes) // len(self.takes)
+
+
+class Engine:
+    """Jobs on one model. ``slots``: how many takes are made at once; more wait."""
+
+    def __init__(self, model: BaseGenModel, slots: int = 8) -> None:
+        self.model = model
+        self.stepper = Stepper(model.lm, slots, model.precision)
+        self.jobs: list[GenerationJob] = []
+        self._numbers = itertools.count(1)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.jobs)
+
+    @property
+    def precision(self) -> str:
+        return self.stepper.network.precision
+
+    @torch.no_grad()
+    def add(self, request: GenerationRequest) -> GenerationJob:
+        """Take a request aboard, in line behind the others. Raises GenModelError for what cannot be done."""
+        prepared = prepare(self.model, request)
+        takes = [Take(self.model, prepared, request, variation) for variation in range(request.variations)]
+        job = GenerationJob(next(self._numbers), request, prepared, takes)
+        self.jobs.append(job)
+        return job
+
+    def drop(self, job: GenerationJob) -> None:
+        """Let go of a job; its slots are free when this returns. Jobs that are not aboard are left alone."""
+        if job not in self.jobs:
+            return
+        self._remove(job, "dropped")
+
+    def _remove(self, job: GenerationJob, state: State) -> None:
+        for take in job.takes:
+            if take.admitted:
+                self.stepper.release(take.session)
+                take.admitted = False
+        self.jobs.remove(job)
+        job.state = state
+
+    @torch.no_grad()
+    def step(self) -> list[StepResult]:
+        """One step for everything aboard; returns the audio that became final, in order for each take."""
+        self._admit()
+        self._begin_one()
+        self.stepper.step()
+        results: list[StepResult] = []
+        for job in list(self.jobs):
+            try:
+                results += self._collect(job)
+            except GenModelError as error:
+                job.error = error
+                self._remove(job, "failed")
+                results.append(StepResult(job, None))
+        return results
+
+    def run(self) -> Iterator[AudioChunk]:
+        """Step until nothing is left; raises what a job failed with. Leaving the iterator drops the jobs."""
+        try:
+            while self.busy:
+                for job, chunk in self.step():
+                    if chunk is not None:
+                        yield chunk
+                    elif job.error is not None:
+                        raise job.error
+        finally:
+            for job in list(self.jobs):
+                self.drop(job)
+
+    def _admit(self) -> None:
+        for job in self.jobs:
+            for take in job.takes:
+                if not self.stepper.free:
+                    return
+                if not take.admitted and not take.session.done:
+                    self.stepper.admit(take.session)
+                    take.admitted = True
+                    if job.state == "waiting":
+                        job.state = "prefill"
+
+    def _begin_one(self) -> None:
+        """Prefill one window. Variations that have not begun are equal so far and share the pass."""
+        waiting = self.stepper.waiting()
+        if not waiting:
+            return
+        first = next((job, take) for job in self.jobs for take in job.takes if take.session in waiting)
+        job, take = first
+        same = [take]
+        if not take.begun:
+            same = [other for other in job.takes if other.session in waiting and not other.begun]
+        self.stepper.prefill([other.session for other in same])
+        for other in same:
+            other.begun = True
+        job.state = "generating"
+
+    def _collect(self, job: GenerationJob) -> list[StepResult]:
+        """Decode what is due in one job; end its takes and itself when they are complete."""
+        results: list[StepResult] = []
+        for number, take in enumerate(job.takes):
+            if number in job.finished or not take.begun:
+                continue
+            session = take.session
+            due = job.request.chunk_frames
+            if take.pushed < job.prepared.seam + HANDLE_FRAMES:
+                due = min(due, _FIRST_CHUNK_FRAMES)
+            final = session.final_frames
+            if not session.done and final - take.pushed < due:
+                continue
+            self.stepper.check_finite(session)
+            self.stepper.sync(session)
+            audio = take.decode(final, last=session.done)
+            results += self._chunks(job, number, take, audio)
+            if session.done:
+                self.stepper.release(session)
+                take.admitted = False
+                job.finished.add(number)
+        if len(job.finished) == len(job.takes):
+            self._remove(job, "done")
+        return results
+
+    def _chunks(self, job: GenerationJob, number: int, take: Take, audio: Tensor) -> list[StepResult]:
+        samples = audio.shape[-1]
+        if not samples:
+            return []
+        position, last = take.position, take.session.done
+        take.position += samples
+        stems = self.model.stems
+        level = (audio.float() / job.prepared.gain).cpu()
+        return [
+            StepResult(job, AudioChunk(number, name, position, level[stems.index(name)].contiguous(), last))
+            for name in job.prepared.stems
+        ]
+
+    def snapshot(self, job: GenerationJob) -> list[TakeState]:
+        """The present moment of each take of a job."""
+        states = []
+        for take in job.takes:
+            if take.admitted:
+                self.stepper.sync(take.session)
+            states.append(
+                TakeState(
+                    take.session.snapshot(), take.codec.snapshot(), take.pushed, take.silent, take.position
+                )
+            )
+        return states
+
+    def restore(self, job: GenerationJob, states: list[TakeState]) -> None:
+        """Bring a job back to a moment (of itself, or of the same request elsewhere); it then goes on from
+        there.
+        """
+        for take, state in zip(job.takes, states, strict=True):
+            if take.admitted:
+                self.stepper.release(take.session)
+                take.admitted = False
+            take.session.restore(state.session)
+            take.codec.restore(state.codec)
+            take.pushed, take.silent, take.position = state.pushed, state.silent, state.position
+            take.begun = bool(state.session.step or state.session.window)
+        job.finished.clear()
+        job.error = None
+        job.state = "waiting"
+        if job not in self.jobs:
+            self.jobs.append(job)

@@ -1,0 +1,242 @@
+"""From a request to what the engine runs: prompt to codes, conditions to streams, the take's frames laid out.
+
+Everything that depends on the whole request happens here, once; refusals too. The take's frames are the
+prompt's used ones, then the requested new ones; the seam lies between. The codec made the last frames of a
+prompt from padding, so they are dropped and made again: they are the handle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from genmodel.audio import convert_audio
+from genmodel.codec import CodecStreamState
+from genmodel.engine.conditions import Stream, encode_streams
+from genmodel.engine.session import UNKNOWN, Window, plan_windows
+from genmodel.engine.windows import steps_to_lay_out
+from genmodel.errors import GenModelError
+from genmodel.lm.conditioners.frames import transport_features
+from genmodel.lm.conditioning import ConditioningAttributes
+from genmodel.request import AudioClip, GenerationRequest, TempoMap
+
+if TYPE_CHECKING:
+    from genmodel.base import BaseGenModel
+
+HANDLE_FRAMES = 4
+MIN_PROMPT_FRAMES = HANDLE_FRAMES + 1
+SILENCE_DB = -70.0
+MAX_GAIN_DB = 40.0
+_MARGIN_S = 0.25  # more than the resampling filter's reach
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A request in the model's terms.
+
+    ``known`` int64 [K, P]: tokens before the handle. ``frames``: the whole take; the first new sample is that
+    of frame ``seam``. ``gain``: what the prompt was multiplied by, and takes are divided by. ``warm``: the
+    decoder's state after the known frames, None where it begins with them.
+    """
+
+    known: Tensor
+    frames: int
+    seam: int
+    gain: float
+    windows: tuple[Window, ...]
+    streams: tuple[Stream, ...]
+    warm: CodecStreamState | None
+    stems: tuple[str, ...]
+
+
+def prepare(model: BaseGenModel, request: GenerationRequest) -> Prepared:
+    """Raises GenModelError for what this model cannot do."""
+    stems = _chosen_stems(model, request)
+    _refuse_foreign_conditions(model, request)
+    stride = model.stride_frames or max(1, 3 * model.window_frames // 5)
+    native = model.stems != ("mix",)
+    codec = model.compression_model
+    wav, gain, known = None, 1.0, torch.zeros(model.lm.n_q, 0, dtype=torch.int64)
+    if request.prompt is not None:
+        wav = _prompt_audio(model, request.prompt, request.frames, stride)
+        wav, gain = _levelled(model, wav)
+        if native:  # a mix goes in as context; what its stems were is not known
+            frames = wav.shape[1] // codec.hop_samples - HANDLE_FRAMES
+            known = torch.full((model.lm.n_q, frames), model.lm.special_token_id, dtype=torch.int64)
+        else:
+            known = codec.encode(wav[None].to(model.device))[0][0, :, :-HANDLE_FRAMES]
+    seam = known.shape[1] + (HANDLE_FRAMES if wav is not None else 0)
+    frames = seam + request.frames
+    windows = plan_windows(known.shape[1], frames, model.window_frames, stride)
+    attributes = _attributes(model, request, wav, seam, frames, gain)
+    streams = encode_streams(
+        model.lm, attributes, request.sampling, request.negative_text, steps_to_lay_out(model.lm, windows)
+    )
+    warm = None
+    if known.shape[1] and not native:
+        stream = codec.stream(1)
+        stream.push(known[None])
+        warm = stream.snapshot()
+    return Prepared(known, frames, seam, gain, windows, streams, warm, stems)
+
+
+def _chosen_stems(model: BaseGenModel, request: GenerationRequest) -> tuple[str, ...]:
+    if request.stems is None:
+        return model.stems
+    unknown = [name for name in request.stems if name not in model.stems]
+    if unknown or not request.stems:
+        raise GenModelError(
+            "this model does not make that stem" if unknown else "no stem is asked for",
+            field="stems",
+            value=unknown[0] if unknown else None,
+            allowed=", ".join(model.stems),
+        )
+    return tuple(name for name in model.stems if name in request.stems)
+
+
+def _refuse_foreign_conditions(model: BaseGenModel, request: GenerationRequest) -> None:
+    given = {
+        "description": request.text or request.negative_text,
+        "harmony": request.harmony,
+        "context": request.context,
+    }
+    for name, value in given.items():
+        if value is not None and value != "" and name not in model.conditions:
+            raise GenModelError(
+                f"this model does not listen to {'text' if name == 'description' else name}",
+                field="text" if name == "description" else name,
+                allowed=", ".join(model.conditions) or "a prompt only",
+            )
+
+
+def _converted(model: BaseGenModel, clip: AudioClip, channels: int, last_s: float | None = None) -> Tensor:
+    """A clip (its last ``last_s`` seconds) at the model's rate, float32 [channels, n]."""
+    samples = clip.samples
+    if last_s is not None:
+        samples = samples[:, -max(1, int((last_s + _MARGIN_S) * clip.rate_hz)) :]
+    return convert_audio(samples, clip.rate_hz, model.sample_rate, channels)
+
+
+def _prompt_audio(model: BaseGenModel, clip: AudioClip, new_frames: int, stride: int) -> Tensor:
+    """The prompt's last whole frames that fit beside what is new, float32 [C, P*hop]; cut from the left."""
+    hop = model.compression_model.hop_samples
+    window = model.window_frames
+    # as much as a later window would carry over, or more where the take is short
+    most = HANDLE_FRAMES + max(window - stride, window - new_frames - HANDLE_FRAMES)
+    channels = 1 if model.stems != ("mix",) else model.audio_channels
+    wav = _converted(model, clip, channels, most * hop / model.sample_rate)
+    frames = min(wav.shape[1] // hop, most)
+    step = model.compression_model.frames_per_step
+    frames -= (frames - HANDLE_FRAMES) % step  # stereo interleaved in time needs whole pairs
+    if frames < MIN_PROMPT_FRAMES:
+        raise GenModelError(
+            "the prompt is too short to go on from",
+            code="E_AUDIO",
+            field="prompt",
+            value=f"{clip.samples.shape[1]} samples",
+            allowed=f"at least {MIN_PROMPT_FRAMES * hop / model.sample_rate * 1000:g} ms",
+        )
+    return wav[:, wav.shape[1] - frames * hop :]
+
+
+def _levelled(model: BaseGenModel, wav: Tensor) -> tuple[Tensor, float]:
+    """The prompt at the level that the model was trained on, and the gain; silence stays as it is."""
+    manifest = model.checkpoint.manifest if model.checkpoint is not None else None
+    target = (manifest or {}).get("prompt_level_db")
+    power = float(wav.double().square().mean())
+    if target is None or power <= 10 ** (SILENCE_DB / 10):
+        return wav, 1.0
+    db = float(target) - 10 * torch.log10(torch.tensor(power)).item()
+    gain = 10 ** (max(-MAX_GAIN_DB, min(MAX_GAIN_DB, db)) / 20)
+    return wav * gain, gain
+
+
+def _attributes(
+    model: BaseGenModel, request: GenerationRequest, wav: Tensor | None, seam: int, frames: int, gain: float
+) -> ConditioningAttributes:
+    """The conditions of the take, per-frame ones in absolute frames."""
+    given: dict[str, Tensor | None] = {}
+    if "transport" in model.conditions and request.tempo_map is not None:
+        hop = Fraction(model.compression_model.hop_samples, model.sample_rate)
+        bar, beat, four = request.tempo_map.phases([(frame - seam) * hop for frame in range(frames)])
+        given["transport"] = transport_features(bar, beat, four)
+    if "harmony" in model.conditions:
+        given["harmony"] = _harmony(model, request, wav, seam, frames)
+    if "context" in model.conditions:
+        given["context"] = _context(model, request, wav, seam, frames, gain)
+    text = {"description": request.text} if "description" in model.conditions else {}
+    return ConditioningAttributes(text=text, frames={k: v for k, v in given.items() if v is not None})
+
+
+def _harmony(
+    model: BaseGenModel, request: GenerationRequest, wav: Tensor | None, seam: int, frames: int
+) -> Tensor | None:
+    """Chroma [frames, 12]: the prompt's own, then the request's, or the prompt's again by whole bars."""
+    from genmodel.pocket.chroma import chroma, repeat_chroma
+
+    before = torch.zeros(0, 12) if wav is None else chroma(wav.mean(0).cpu(), model.sample_rate)[:seam]
+    if request.harmony is not None:
+        asked = request.harmony.float().clamp_min(0)[: frames - seam]
+        asked = asked / asked.amax(1, keepdim=True).clamp_min(1e-9)
+        held = asked[-1:].expand(frames - seam - len(asked), -1)
+        return torch.cat([before, asked, held])
+    if wav is None:
+        return None
+    period = (
+        None if request.tempo_map is None else bar_period_frames(request.tempo_map, seam, model.frame_rate)
+    )
+    return torch.cat([before, repeat_chroma(before, frames - seam, period)])
+
+
+def bar_period_frames(tempo: TempoMap, prompt_frames: int, frame_rate: float) -> float | None:
+    """Length of the largest of 4, 2, 1 whole bars before the seam that fits into the prompt, in frames."""
+    seam = Fraction(tempo.start_beats)
+    for bars in (4, 2, 1):
+        start = seam - bars * tempo.change_at(seam).bar_quarters
+        length = float(-tempo.seconds(start) * Fraction(frame_rate))
+        if length <= prompt_frames:
+            return length
+    return None
+
+
+def _context(
+    model: BaseGenModel, request: GenerationRequest, wav: Tensor | None, seam: int, frames: int, gain: float
+) -> Tensor | None:
+    """Codes of what is heard besides, int64 [k, frames], the special token where there is nothing.
+
+    Up to the handle that is the prompt, for a model whose stems it cannot be split into; from the seam on the
+    request's context, where there is one.
+    """
+    codec, core = model.compression_model, model.compression_model.core
+    native = model.stems != ("mix",)
+    heard = wav if native else None
+    after = None
+    if request.context is not None:
+        own = _converted(model, request.context, 1)[0] * gain
+        begin = 0
+        if request.prompt is not None:
+            clip = request.prompt
+            begin = round(Fraction(clip.samples.shape[1], clip.rate_hz) * model.sample_rate)
+        after = own[begin : begin + (frames - seam) * codec.hop_samples]
+    if heard is None and after is None:
+        return None
+    codes = torch.full((core.num_codebooks, frames), core.cardinality, dtype=torch.int64)
+    parts = [part for part in (None if heard is None else heard.mean(0), after) if part is not None]
+    first = 0 if heard is not None else seam
+    made = core.encode(torch.cat(parts)[None, None].to(model.device))[0][0].cpu()[:, : frames - first]
+    if after is None or not len(after):
+        # beyond the prompt there is nothing: its last frames were made from padding
+        made = made[:, :-HANDLE_FRAMES]
+    codes[:, first : first + made.shape[1]] = made
+    return codes
+
+
+def empty_tokens(prepared: Prepared, model: BaseGenModel) -> Tensor:
+    """int64 [K, frames]: the known tokens, UNKNOWN after them."""
+    tokens = torch.full((model.lm.n_q, prepared.frames), UNKNOWN, dtype=torch.int64, device=model.device)
+    tokens[:, : prepared.known.shape[1]] = prepared.known.to(model.device)
+    return tokens
