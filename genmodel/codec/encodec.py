@@ -124,15 +124,8 @@ class CompressionModel(ABC, nn.Module):
 
     @torch.no_grad()
     def decode_latent(self, codes: Tensor) -> Tensor:
-        """The quantised latents that the decoder starts from, ``[B, D, F]``."""
+        """The quantised latents that the decoder starts from, ``[B, D, F]``; one row per coded channel."""
         codes = self.inner_codes(self.check_codes(codes))
-        if codes.shape[0] != 1 and type(self) is not EncodecModel:
-            raise GenModelError(
-                "Latents exist for one coded channel only; take them from the inner codec",
-                field="codes",
-                value=tuple(codes.shape),
-                allowed="a mono codec",
-            )
         return self.core.quantizer.decode(codes).permute(0, 2, 1)
 
     def stream(self, rows: int) -> CodecStream:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -52,7 +54,7 @@ class ResidualVectorQuantizer(nn.Module):
     @property
     def codebooks(self) -> list[Tensor]:
         """The ``n_q`` tables, each ``[bins, D]``."""
-        return [layer._codebook.embed for layer in self.vq.layers]  # type: ignore[union-attr]
+        return [cast(_Layer, layer)._codebook.embed for layer in self.vq.layers]
 
     def encode(self, latent: Tensor, n_q: int) -> Tensor:
         """``[B, D, F]`` float -> ``[B, n_q, F]`` int64."""
