@@ -176,7 +176,7 @@ def describe(resolved: Resolved) -> list[tuple[str, Any, str]]:
 
 
 def _leaves(config: DictConfig) -> list[str]:
-    return [f"{section}.{key}" for section in config for key in config[section]]
+    return [f"{section!s}.{key!s}" for section in config for key in config[section]]
 
 
 def _environment(environment: Mapping[str, str]) -> list[tuple[str, str, str]]:
@@ -225,14 +225,15 @@ def _lay(merged: DictConfig, origins: dict[str, str], layer: DictConfig, source:
         for key in layer[section]:
             if key not in merged[section]:
                 known = ", ".join(merged[section])
-                raise ConfigError(f"{source} names the unknown key {section}.{key}; {section} has {known}.")
+                raise ConfigError(
+                    f"{source} names the unknown key {section!s}.{key!s}; {section!s} has {known}."
+                )
             try:
                 merged = cast(DictConfig, OmegaConf.merge(merged, {section: {key: layer[section][key]}}))
             except OmegaConfBaseException as error:
-                raise ConfigError(
-                    f"{source} gives {section}.{key} the value {layer[section][key]!r}: {_one_line(error)}"
-                ) from None
-            origins[f"{section}.{key}"] = source
+                said = f"the value {layer[section][key]!r}: {_one_line(error)}"
+                raise ConfigError(f"{source} gives {section!s}.{key!s} {said}") from None
+            origins[f"{section!s}.{key!s}"] = source
     return merged
 
 

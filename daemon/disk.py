@@ -44,7 +44,9 @@ def read_at(descriptor: int, size: int, offset: int) -> bytes:
 
 
 def put_file(path: Path, pieces: Iterable[bytes | memoryview]) -> int:
-    """Put a file in place whole or not at all: part file, sync, rename, sync of the folder. Returns its size."""
+    """Put a file in place whole or not at all: part file, sync, rename, sync of the
+    folder. Returns its size.
+    """
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     size = 0

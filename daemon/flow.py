@@ -1,7 +1,7 @@
 """How events reach clients: the long poll (`next`) and the push (`attach`, `credit`), over one journal.
 
-A held request costs a few hundred bytes and no audio: samples are read from the disk when they are sent. A client
-that does not read, or is gone, holds nothing up and loses nothing; its events stay in the journal.
+A held request costs a few hundred bytes and no audio: samples are read from the disk when they are sent. A
+client that does not read, or is gone, holds nothing up and loses nothing; its events stay in the journal.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ TICK_GAP_S = 1.0 / MAX_TICKS_PER_S
 
 @dataclasses.dataclass
 class Held:
-    """A request that is answered later. `answer(over)` gives the reply, or None while there is nothing to say and
-    its time is not over; it may raise `SegueError`.
+    """A request that is answered later. `answer(over)` gives the reply, or None while there is nothing to say
+    and its time is not over; it may raise `SegueError`.
     """
 
     envelope: list[bytes]
@@ -86,7 +86,8 @@ class Flow:
     def events(
         self, row: JobRow, after: int, audio_bytes: int, limit: int = MAX_PAYLOADS
     ) -> tuple[list[Event], bool]:
-        """Events after `after` within the sizes of one message, and whether audio bytes held the next one back.
+        """Events after `after` within the sizes of one message, and whether audio bytes held the next one
+        back.
 
         Audio of an attempt that was given up is void and travels without samples.
         """
@@ -97,7 +98,7 @@ class Flow:
             if found and header_bytes + size > HEADER_ROOM_BYTES:
                 break
             event = self._event(stored)
-            if isinstance(event, Audio) and audio_bytes > 0 and event.attempt == row.attempt:
+            if isinstance(event, Audio) and audio_bytes > 0 and event.seq > row.void_seq:
                 payload = event.format.total_bytes
                 if payload > audio_bytes and any(isinstance(f, Audio) and f.block for f in found):
                     return found, True
@@ -152,7 +153,9 @@ class Flow:
         self.attached.pop((envelope[0], job), None)
 
     def grant(self, envelope: list[bytes], row: JobRow, credit: int, after: int | None) -> int:
-        """More credit; returns what there is now. Raises E_JOB when this client is not attached to the job."""
+        """More credit; returns what there is now. Raises E_JOB when this client is not
+        attached to the job.
+        """
         attachment = self.attached.get((envelope[0], row.id))
         if attachment is None:
             raise SegueError(
@@ -189,7 +192,7 @@ class Flow:
         while row.last_seq > attachment.after:
             stored = self._journal.events(row.id, attachment.after, 1)[0]
             event = self._event(stored)
-            if isinstance(event, Audio) and event.attempt == row.attempt:
+            if isinstance(event, Audio) and event.seq > row.void_seq:
                 if event.format.total_bytes > attachment.credit:
                     break
                 event = event.with_data(self._samples(row, stored))

@@ -48,7 +48,8 @@ class Inventory:
         with self._log.open("ab") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "daemon.workers.inventory"],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=variables, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=variables,
+                start_new_session=True,
             )  # fmt: skip
         os.set_blocking(self._process.stdout.fileno(), False)  # type: ignore[union-attr]
 

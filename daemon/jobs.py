@@ -18,17 +18,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from daemon import admission
 from daemon import journal as rows
 from daemon.config import Settings
 from daemon.journal import EventRow, JobRow, Journal, NewEvent
 from daemon.takes import SAMPLE_BYTES, TakeStore
-from protocol.audio import AudioBlock, AudioFormat
+from protocol.audio import AudioFormat
 from protocol.errors import SegueError
 from protocol.events import Tick
 from protocol.submit import Retake, Submit
 
-MIN_PROMPT_S = 0.1  # four token frames are made again, at least one must be left to continue from
-_USUAL_VOICES = 4  # three stems and their mix, before a model has said what it has
 _MAX_SEED = 2**31
 
 
@@ -112,8 +111,8 @@ class JobBook:
         deadline_ms = row.spec["request"].get("deadline_ms")
         session = row.spec.get("turn", row.session)
         job = Job(
-            row.id, session, row.priority, row.model, row.spec, row.state, row.attempt, row.strikes, row.last_seq,
-            row.need_bytes, now_s, None if deadline_ms is None else now_s + deadline_ms / 1000,
+            row.id, session, row.priority, row.model, row.spec, row.state, row.attempt, row.strikes,
+            row.last_seq, row.need_bytes, now_s, None if deadline_ms is None else now_s + deadline_ms / 1000,
         )  # fmt: skip
         job.progress.stamp_s = now_s
         self.active[row.id] = job
@@ -127,8 +126,8 @@ class JobBook:
         if known is not None:
             return known, True
         refuse(submit)
-        self._check(submit)
-        blocks = self._stored_blocks(submit)
+        admission.check(submit, self._settings.limits)
+        blocks = admission.stored_blocks(submit, self._settings.limits)
         return self._create(
             submit, submit.digest(), [b.data for b in blocks], [b.format for b in blocks]
         ), False
@@ -174,72 +173,6 @@ class JobBook:
             )
         return known
 
-    def _check(self, submit: Submit) -> None:
-        limits, rate = self._settings.limits, submit.host_rate_hz
-        seconds = submit.length_frames / rate
-        if seconds > limits.length_s:
-            raise SegueError(
-                "E_TOO_LONG",
-                f"{seconds:.6g} s of new audio is too long for this daemon; at most {limits.length_s:g} s fit in one"
-                " job (limits.length_s).",
-                field="length",
-                value=f"{seconds:.6g} s",
-                allowed=f"at most {limits.length_s:g} s",
-            )
-        samples = submit.length_frames * submit.variations * self._voices(submit) * submit.host_channels
-        if samples > limits.job_samples:
-            raise SegueError(
-                "E_TOO_LONG",
-                f"{submit.variations} variations of {seconds:.6g} s at {rate} Hz are too much for one job.",
-                field="variations",
-                value=submit.variations,
-                allowed=f"at most {limits.job_samples} samples altogether",
-            )
-        if submit.mode == "continue":
-            self._check_prompt(submit)
-
-    def _check_prompt(self, submit: Submit) -> None:
-        prompts = [block for block in submit.audio if block.format.role == "prompt"]
-        seconds = sum(block.format.seconds for block in prompts)
-        if seconds < MIN_PROMPT_S:
-            raise SegueError(
-                "E_AUDIO",
-                f"The selection is only {1000 * seconds:.3g} ms long; at least {1000 * MIN_PROMPT_S:g} ms are needed to"
-                " go on from.",
-                field="audio",
-                value=f"{seconds:.6g} s",
-                allowed=f"at least {MIN_PROMPT_S} s",
-            )
-        if all(memoryview(block.data).tobytes().count(0) == block.format.total_bytes for block in prompts):
-            raise SegueError(
-                "E_AUDIO",
-                "The selection is silent, so there is nothing to go on from; select sound, or generate from a text.",
-                field="audio",
-                value="silence",
-                allowed="audio with some sound in it",
-            )
-
-    def _voices(self, submit: Submit) -> int:
-        return len(submit.stems) if submit.stems else _USUAL_VOICES
-
-    def _stored_blocks(self, submit: Submit) -> list[AudioBlock]:
-        """What is kept of the audio: of the prompt only as much as a model might hear, counted from its end."""
-        kept: list[AudioBlock] = []
-        room: dict[int | None, int] = {}
-        for block in reversed(submit.audio):
-            if block.format.role != "prompt":
-                kept.append(block)
-                continue
-            left = room.setdefault(
-                block.format.track, round(self._settings.limits.prompt_s * block.format.rate)
-            )
-            frames = min(left, block.format.frames)
-            room[block.format.track] = left - frames
-            if frames:
-                view = memoryview(block.data).cast("B")[-frames * block.format.frame_bytes :]
-                kept.append(AudioBlock(dataclasses.replace(block.format, frames=frames, position=None), view))
-        return list(reversed(kept))
-
     def _create(
         self,
         submit: Submit,
@@ -265,7 +198,7 @@ class JobBook:
         }
         per_voice = (shape["frames"] + handle_frames(spec)) * shape["channels"] * SAMPLE_BYTES
         # spool and finished file exist side by side for a moment
-        need = 2 * per_voice * submit.variations * self._voices(submit) + sum(
+        need = 2 * per_voice * submit.variations * admission.voices(submit) + sum(
             memoryview(p).nbytes for p in payloads
         )
         self._takes.check_space(need, sum(job.need_bytes for job in self.active.values()))

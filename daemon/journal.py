@@ -31,15 +31,16 @@ FINAL = frozenset({DONE, FAILED, CANCELLED, FORGOTTEN})
 _SCHEMA = """
 CREATE TABLE job(
   id INTEGER PRIMARY KEY AUTOINCREMENT, key BLOB NOT NULL UNIQUE CHECK(length(key)=16), digest BLOB NOT NULL,
-  session BLOB NOT NULL, project TEXT NOT NULL, priority TEXT NOT NULL, model TEXT NOT NULL, spec BLOB NOT NULL,
-  state TEXT NOT NULL, attempt INT NOT NULL DEFAULT 0, strikes INT NOT NULL DEFAULT 0, last_seq INT NOT NULL DEFAULT 0,
-  need_bytes INT NOT NULL DEFAULT 0, created_ns INT NOT NULL, started_ns INT, finished_ns INT);
+  session BLOB NOT NULL, project TEXT NOT NULL, priority TEXT NOT NULL, model TEXT NOT NULL,
+  spec BLOB NOT NULL, state TEXT NOT NULL, attempt INT NOT NULL DEFAULT 0, strikes INT NOT NULL DEFAULT 0,
+  last_seq INT NOT NULL DEFAULT 0, void_seq INT NOT NULL DEFAULT 0, need_bytes INT NOT NULL DEFAULT 0,
+  created_ns INT NOT NULL, started_ns INT, finished_ns INT);
 CREATE INDEX job_by_state ON job(state);
 CREATE INDEX job_by_session ON job(session);
 CREATE INDEX job_by_project ON job(project);
 CREATE TABLE event(
-  job INT NOT NULL REFERENCES job(id) ON DELETE CASCADE, seq INT NOT NULL, type TEXT NOT NULL, at_ns INT NOT NULL,
-  data BLOB NOT NULL, place INT, bytes INT, PRIMARY KEY(job, seq)) WITHOUT ROWID;
+  job INT NOT NULL REFERENCES job(id) ON DELETE CASCADE, seq INT NOT NULL, type TEXT NOT NULL,
+  at_ns INT NOT NULL, data BLOB NOT NULL, place INT, bytes INT, PRIMARY KEY(job, seq)) WITHOUT ROWID;
 CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
@@ -50,7 +51,9 @@ class JournalDamaged(RuntimeError):
 
 @dataclass(frozen=True)
 class JobRow:
-    """One job as journaled. `spec` is the whole request as accepted, with everything resolved."""
+    """One job as journaled. `spec` is the whole request as accepted, with everything resolved. Audio events
+    up to `void_seq` belong to attempts that were given up.
+    """
 
     id: int
     key: bytes
@@ -64,6 +67,7 @@ class JobRow:
     attempt: int
     strikes: int
     last_seq: int
+    void_seq: int
     need_bytes: int
     created_ns: int
     started_ns: int | None
@@ -101,9 +105,10 @@ def unpack(data: bytes) -> Any:
     return msgpack.unpackb(data, raw=False, strict_map_key=False)
 
 
+_EVENT_COLUMNS = "job, seq, type, at_ns, data, place, bytes"
 _JOB_COLUMNS = (
-    "id, key, digest, session, project, priority, model, spec, state, attempt, strikes, last_seq, need_bytes,"
-    " created_ns, started_ns, finished_ns"
+    "id, key, digest, session, project, priority, model, spec, state, attempt, strikes, last_seq, void_seq,"
+    " need_bytes, created_ns, started_ns, finished_ns"
 )
 
 
@@ -194,8 +199,8 @@ class Journal:
         """A new job with its first event."""
         with self._write() as db:
             cursor = db.execute(
-                "INSERT INTO job(key, digest, session, project, priority, model, spec, state, need_bytes, created_ns)"
-                " VALUES (?,?,?,?,?,?,?,?,?,?)",
+                "INSERT INTO job(key, digest, session, project, priority, model, spec, state, need_bytes,"
+                " created_ns) VALUES (?,?,?,?,?,?,?,?,?,?)",
                 (
                     key,
                     digest,
@@ -243,13 +248,16 @@ class Journal:
             return self._append(db, job, events)
 
     def requeue(self, job: int, data: dict[str, Any], *, forgiven: bool) -> EventRow:
-        """Back into the queue; `forgiven` when the job itself was not at fault (a clean stop, a neighbour)."""
+        """Back into the queue; `forgiven` when the job itself was not at fault (a clean
+        stop, a neighbour).
+        """
         with self._write() as db:
             db.execute(
                 "UPDATE job SET state=?, strikes=max(0, strikes-?) WHERE id=?",
                 (QUEUED, 1 if forgiven else 0, job),
             )
             (row,) = self._append(db, job, [NewEvent("requeued", data)])
+            db.execute("UPDATE job SET void_seq=? WHERE id=?", (row.seq, job))
         return row
 
     def finish(self, job: int, state: str, event: NewEvent) -> EventRow:
@@ -318,7 +326,7 @@ class Journal:
     def events(self, job: int, after: int, limit: int = 256) -> list[EventRow]:
         """Events with numbers above `after`, in order."""
         rows = self._db.execute(
-            "SELECT job, seq, type, at_ns, data, place, bytes FROM event WHERE job=? AND seq>? ORDER BY seq LIMIT ?",
+            f"SELECT {_EVENT_COLUMNS} FROM event WHERE job=? AND seq>? ORDER BY seq LIMIT ?",
             (job, after, limit),
         ).fetchall()
         return [EventRow(r[0], r[1], r[2], r[3], unpack(r[4]), r[5], r[6]) for r in rows]
@@ -326,7 +334,7 @@ class Journal:
     def last_event(self, job: int) -> EventRow | None:
         """The newest event; of a finished job, the one that says how it ended."""
         row = self._db.execute(
-            "SELECT job, seq, type, at_ns, data, place, bytes FROM event WHERE job=? ORDER BY seq DESC LIMIT 1",
+            f"SELECT {_EVENT_COLUMNS} FROM event WHERE job=? ORDER BY seq DESC LIMIT 1",
             (job,),
         ).fetchone()
         return EventRow(row[0], row[1], row[2], row[3], unpack(row[4]), row[5], row[6]) if row else None

@@ -1,4 +1,6 @@
-"""The life of the process: one daemon per folder, found by its connection file, started and stopped politely."""
+"""The life of the process: one daemon per folder, found by its connection file,
+started and stopped politely.
+"""
 
 from __future__ import annotations
 
@@ -47,8 +49,9 @@ class Lock:
             said = self._said()
             os.close(self._file)
             raise AlreadyRunning(
-                f"Segue is already running: pid {said.get('pid', '?')}, version {said.get('version', '?')}, since "
-                f"{said.get('since', '?')}, at {said.get('endpoint', folder)}."
+                f"Segue is already running: pid {said.get('pid', '?')}, version"
+                f" {said.get('version', '?')}, since {said.get('since', '?')}, at"
+                f" {said.get('endpoint', folder)}."
             ) from None
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, json.dumps(about).encode(), 0)
@@ -93,7 +96,8 @@ def serve(settings: Settings, *, foreground: bool) -> int:
         try:
             _stop_on_signals(server, settings)
             connection = {
-                "endpoints": [server.endpoint], "token": server.token.hex(), "curve_public_key": None, "pid": os.getpid(),
+                "endpoints": [server.endpoint], "token": server.token.hex(), "curve_public_key": None,
+                "pid": os.getpid(),
                 "boot": boot, "build": server.build, "version": __version__, "protocol": [MAJOR, MAJOR],
                 "since": since, "executable": sys.executable,
             }  # fmt: skip
@@ -179,7 +183,8 @@ def start_background(
         begin = errors.tell()
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "daemon", "serve", "--foreground", *words],
-            stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, start_new_session=True, cwd=state, env=variables,
+            stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, start_new_session=True, cwd=state,
+            env=variables,
         )  # fmt: skip
     by = time.monotonic() + patience_s
     while time.monotonic() < by:

@@ -1,4 +1,6 @@
-"""Counters, gauges and histograms, and their Prometheus text. Names and sentences in one place, no labels of jobs."""
+"""Counters, gauges and histograms, and their Prometheus text. Names and sentences in one place, no labels of
+jobs.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What each operation does. Every method answers at once, or with a `Held` that answers when there is something."""
+"""What each operation does. Every method answers at once, or with a `Held` that answers when there is
+something.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,6 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from daemon import __version__
@@ -123,11 +124,11 @@ class Operations:
         keep_alive_s = request.keep_alive_s
         if keep_alive_s is None:
             keep_alive_s = self._settings.worker.keep_alive_s
-        self._pool.refusals.pop(request.model, None)
-        self._pool.wanted[request.model] = keep_alive_s
         worker = self._pool.with_model(request.model)
-        if worker is not None:
+        if worker is not None and worker.state == "loaded":
             worker.keep_alive_s = keep_alive_s
+        else:
+            self._pool.want(request.model, keep_alive_s)
 
         def answer(over: bool) -> Reply | None:
             refusal = self._pool.refusals.get(request.model)
@@ -219,7 +220,8 @@ class Operations:
         costs = [self._pool.costs.seconds(job.model, job.audio_s, job.variations) for job in jobs]
         raise SegueError(
             "E_QUEUE_FULL",
-            f"{count} jobs {'' if whole else 'of this session '}are waiting already; try again when one has started.",
+            f"{count} jobs {'' if whole else 'of this session '}are waiting already; try again when one has"
+            " started.",
             value=count,
             allowed=f"at most {limit}",
             retry_ms=round(1000 * min(60.0, max(0.5, sum(costs) / max(1, len(costs))))),
@@ -345,8 +347,3 @@ def _draining() -> SegueError:
     return SegueError(
         "E_DRAINING", "Segue is stopping and takes nothing new; start it again afterwards.", retry_ms=2_000
     )
-
-
-def log_folder(state: Path) -> Path:
-    """Where the logs of front-end and workers lie."""
-    return state / "logs"

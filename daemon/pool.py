@@ -1,14 +1,13 @@
 """The worker processes: who gets which job, what they say, and when they are ended.
 
-One worker per device, one model per worker. Giving memory back is ending a process. Called from the front-end's loop
-after every turn (`turn`); nothing here waits.
+One worker per device, one model per worker. Giving memory back is ending a process. Called from the front-
+end's loop after every turn (`turn`); nothing here waits.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -16,12 +15,12 @@ from daemon import journal as rows
 from daemon.config import Settings
 from daemon.jobs import Job, JobBook
 from daemon.metrics import Metrics
+from daemon.quarantine import MANY, Quarantine
 from daemon.scheduler import CostEstimate, Scheduler, Waiting
 from daemon.workers.local import LocalWorker
 from protocol.errors import SegueError
 
 KILL_AFTER_S = 3.0
-QUARANTINE_DEATHS, QUARANTINE_WITHIN_S, QUARANTINE_FOR_S = 5, 60.0, 300.0
 _LOG = logging.getLogger("segue.pool")
 
 
@@ -48,7 +47,7 @@ class Pool:
         self.wanted: dict[str, float] = {}  # models that were asked for by `load`, with their keep-alive
         self.known: dict[str, dict[str, Any]] = {}  # what loaded models said about themselves, by name
         self.refusals: dict[str, SegueError] = {}  # why a model could not be loaded last time
-        self._deaths: dict[str, deque[float]] = {}
+        self._quarantine = Quarantine()
         self._serial = 0
 
     # ---- looking ----
@@ -63,13 +62,7 @@ class Pool:
         return min(found, key=lambda worker: worker.state == "ending", default=None)
 
     def quarantined(self, model: str) -> bool:
-        """Whether a model killed so many workers lately that it gets no more."""
-        deaths = self._deaths.get(model, deque())
-        if len(deaths) < QUARANTINE_DEATHS:
-            return False
-        return deaths[-1] - deaths[-QUARANTINE_DEATHS] < QUARANTINE_WITHIN_S and (
-            time.monotonic() - deaths[-1] < QUARANTINE_FOR_S
-        )
+        return self._quarantine.rests(model, time.monotonic())
 
     @property
     def busy(self) -> bool:
@@ -78,6 +71,15 @@ class Pool:
             worker.aboard or worker.state != "loaded" or worker.pending or worker.closed
             for worker in self.workers
         )
+
+    def want(self, model: str, keep_alive_s: float) -> None:
+        """A user asked for a model by name: whatever spoke against it before is tried again."""
+        self.wanted[model] = keep_alive_s
+        self.refusals.pop(model, None)
+        self._quarantine.forgive(model)
+        worker = self.with_model(model)
+        if worker is not None:
+            worker.keep_alive_s = keep_alive_s
 
     # ---- one turn ----
 
@@ -111,6 +113,7 @@ class Pool:
             worker.idle_since_s = worker.progressed_s = now
             self.known[worker.model] = worker.facts | {"memory_bytes": worker.memory_bytes}
             self.refusals.pop(worker.model, None)
+            self.wanted.pop(worker.model, None)
             self._metrics.observe("load_seconds", float(message["load_s"]))
             _LOG.info("model loaded", extra={"model": worker.model, "seconds": message["load_s"]})
         elif op == "load_failed":
@@ -185,7 +188,7 @@ class Pool:
             extra={"worker": worker.name, "model": worker.model, "status": status, "asked": asked},
         )
         if not asked or worker.stalled:
-            self._deaths.setdefault(worker.model, deque(maxlen=QUARANTINE_DEATHS)).append(now)
+            self._quarantine.died(worker.model, now)
         for job_id in list(worker.aboard):
             job = self._book.active.get(job_id)
             if job is None or job.state != rows.RUNNING or job.attempt != worker.aboard[job_id]:
@@ -197,13 +200,11 @@ class Pool:
                 self._strike(
                     job, "its worker stalled" if worker.stalled else f"its worker died ({_how(status)})"
                 )
-        if worker.state == "loading" and not asked and self._deaths[worker.model].maxlen:
-            recent = [death for death in self._deaths[worker.model] if now - death < QUARANTINE_WITHIN_S]
-            if len(recent) >= self._settings.worker.attempts:
+        if worker.state == "loading" and not asked:
+            if self._quarantine.lately(worker.model, now) >= self._settings.worker.attempts:
                 message = f"The model {worker.model} could not be loaded: its process died ({_how(status)})."
-                self._fail_waiting(
-                    worker.model, SegueError("E_WORKER_DIED", message, retry="after", retry_ms=60_000)
-                )
+                error = SegueError("E_WORKER_DIED", message, retry="after", retry_ms=60_000)
+                self._fail_waiting(worker.model, error)
 
     def _strike(self, job: Job, why: str) -> None:
         """A job whose worker died: again, or for good after the last attempt."""
@@ -322,7 +323,7 @@ class Pool:
         """Start a job, or see to it that its model comes."""
         worker = self.with_model(job.model)
         if self.quarantined(job.model):
-            message = f"The model {job.model} has ended {QUARANTINE_DEATHS} workers in a minute and rests for a while."
+            message = f"{job.model} has ended {MANY} workers in a minute and rests for a while."
             self._book.fail(job, SegueError("E_WORKER_DIED", message, retry="after", retry_ms=60_000))
         elif worker is not None and worker.state == "loaded":
             if worker.name not in closed and self._fits(worker, job):
@@ -380,7 +381,9 @@ class Pool:
         return {"spool": str(self._book.spool_folder(job)), "takes": str(self._book.take_folder(job))}
 
     def _make_room(self, model: str, closed: set[str], keep_alive_s: float | None) -> bool:
-        """Start a worker with this model on a free device, or end an idle one for it. True when it is coming."""
+        """Start a worker with this model on a free device, or end an idle one for it. True
+        when it is coming.
+        """
         for name, worker in self.places.items():
             if worker is None and name not in closed:
                 self._serial += 1

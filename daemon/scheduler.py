@@ -15,7 +15,9 @@ CLASSES = ("live", "interactive", "batch")
 
 @dataclass(frozen=True)
 class Waiting:
-    """What the order depends on. `since_s` is monotonic time of the submit (or of the start of the daemon)."""
+    """What the order depends on. `since_s` is monotonic time of the submit (or of the
+    start of the daemon).
+    """
 
     job: int
     session: bytes
@@ -37,7 +39,9 @@ class Scheduler:
         return rank if rank == 0 else max(1, rank - aged)
 
     def order(self, queue: Iterable[Waiting], now_s: float) -> list[Waiting]:
-        """The queue in the order in which it would be served if each job cost its session one unit of share."""
+        """The queue in the order in which it would be served if each job cost its session
+        one unit of share.
+        """
         lanes: dict[tuple[int, bytes], list[Waiting]] = {}
         for waiting in queue:
             lanes.setdefault((self.rank(waiting, now_s), waiting.session), []).append(waiting)

@@ -74,8 +74,9 @@ class Server:
         self.flow = Flow(self.book, self.journal, self.takes, settings, self.metrics, self._send)
         self.inventory = inventory.Inventory(self._environment(), self._worker_log("inventory"))
         self.operations = Operations(
-            boot=boot, build=self.build, settings=settings, journal=self.journal, takes=self.takes, book=self.book, pool=self.pool,
-            flow=self.flow, inventory=self.inventory, metrics=self.metrics, stop=self.stop,
+            boot=boot, build=self.build, settings=settings, journal=self.journal, takes=self.takes,
+            book=self.book, pool=self.pool, flow=self.flow, inventory=self.inventory, metrics=self.metrics,
+            stop=self.stop,
             update_gauges=self._update_gauges,
         )  # fmt: skip
         self.book.ended = self._job_ended
@@ -99,7 +100,8 @@ class Server:
         wanted = self.settings.worker
         return spawn(
             name=name, model=model, device=device, precision=wanted.precision, slots=wanted.slots,
-            threads=wanted.threads, log=self._worker_log(name), environment=self._environment(), folder=self.state,
+            threads=wanted.threads, log=self._worker_log(name), environment=self._environment(),
+            folder=self.state,
         )  # fmt: skip
 
     def _job_ended(self, job: jobs.Job, state: str) -> None:
@@ -120,7 +122,8 @@ class Server:
         for option, value in (
             (zmq.ROUTER_MANDATORY, 1), (zmq.ROUTER_HANDOVER, 0), (zmq.SNDHWM, 16), (zmq.RCVHWM, 64),
             (zmq.MAXMSGSIZE, MAX_FRAME_BYTES), (zmq.HEARTBEAT_IVL, 2000), (zmq.HEARTBEAT_TIMEOUT, 6000),
-            (zmq.HEARTBEAT_TTL, 6000), (zmq.HANDSHAKE_IVL, 3000), (zmq.LINGER, 500), (zmq.BACKLOG, security.BACKLOG),
+            (zmq.HEARTBEAT_TTL, 6000), (zmq.HANDSHAKE_IVL, 3000), (zmq.LINGER, 500),
+            (zmq.BACKLOG, security.BACKLOG),
         ):  # fmt: skip
             router.setsockopt(option, value)
         router.setsockopt(zmq.ZAP_DOMAIN, b"segue")
@@ -255,8 +258,8 @@ class Server:
     # ---- requests that wait ----
 
     def _hold(self, held: Held) -> None:
-        """Answer at once if there is something to say; else keep it. A newer `next` of the same client and job takes
-        the place of the older, which is answered with what there is.
+        """Answer at once if there is something to say; else keep it. A newer `next` of the same client and
+        job takes the place of the older, which is answered with what there is.
         """
         if held.job is not None:
             for other in self._held:
@@ -325,7 +328,9 @@ class Server:
     # ---- housekeeping ----
 
     def _check_socket(self) -> None:
-        """A cleaner of temporary folders may have taken the socket's name away: then nobody could reach us."""
+        """A cleaner of temporary folders may have taken the socket's name away: then
+        nobody could reach us.
+        """
         if time.monotonic() - getattr(self, "_looked_s", 0.0) < 5.0:
             return
         self._looked_s = time.monotonic()
@@ -340,9 +345,11 @@ class Server:
 
     def _update_gauges(self) -> None:
         values = {
-            "queued": len(self.book.queued()), "running": len(self.book.running()), "workers": len(self.pool.workers),
+            "queued": len(self.book.queued()), "running": len(self.book.running()),
+            "workers": len(self.pool.workers),
             "worker_memory_bytes": sum(worker.memory_bytes for worker in self.pool.workers),
-            "held": len(self._held), "attached": len(self.flow.attached), "takes_bytes": self.takes.used_bytes,
+            "held": len(self._held), "attached": len(self.flow.attached),
+            "takes_bytes": self.takes.used_bytes,
             "uptime_seconds": time.monotonic() - self._begun_s, "paused": float(self.pool.paused),
         }  # fmt: skip
         for name, value in values.items():

@@ -35,7 +35,9 @@ SAMPLE_BYTES = 4
 
 @dataclass(frozen=True)
 class Chunk:
-    """Where a piece of audio belongs. `position` counts host samples from the seam; a handle's are negative."""
+    """Where a piece of audio belongs. `position` counts host samples from the seam; a
+    handle's are negative.
+    """
 
     attempt: int
     variation: int
@@ -181,14 +183,16 @@ class TakeStore:
     # ---- space ----
 
     def check_space(self, need_bytes: int, promised_bytes: int) -> None:
-        """Refuse (E_DISK_FULL) what would not fit beside what is there and what was promised to other jobs."""
+        """Refuse (E_DISK_FULL) what would not fit beside what is there and what was
+        promised to other jobs.
+        """
         wanted = need_bytes + promised_bytes
         if self._used_bytes + wanted > self._quota_bytes:
             free = max(0, self._quota_bytes - self._used_bytes - promised_bytes)
             raise SegueError(
                 "E_DISK_FULL",
-                f"The takes folder has room for {_size(free)} more and this job may need {_size(need_bytes)}: "
-                "forget takes that you have saved, or raise takes.quota_gib.",
+                f"The takes folder has room for {_size(free)} more and this job may need {_size(need_bytes)}:"
+                " forget takes that you have saved, or raise takes.quota_gib.",
                 value=need_bytes,
                 allowed=f"up to {free} bytes",
                 retry_ms=30_000,
@@ -305,13 +309,16 @@ class TakeStore:
     # ---- start-up ----
 
     def highest_id(self) -> int:
-        """The highest job number that left anything on the disk, so that a new journal does not use it again."""
+        """The highest job number that left anything on the disk, so that a new journal
+        does not use it again.
+        """
         names = [folder.name for root in (self.spool, self.takes) for folder in root.iterdir()]
         return max((int(name) for name in names if name.isdigit()), default=0)
 
     def reconcile(self, jobs: dict[int, str]) -> list[str]:
-        """Remove what the journal does not need: spools of unknown jobs, attempts that nobody reads, part files, and
-        files of jobs that were not done. Says what it did. `jobs`: state by id, without the forgotten.
+        """Remove what the journal does not need: spools of unknown jobs, attempts that nobody reads, part
+        files, and files of jobs that were not done. Says what it did. `jobs`: state by id, without the
+        forgotten.
 
         Finished files of jobs that the journal does not know are kept: takes are never deleted unasked.
         """

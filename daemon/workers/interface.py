@@ -15,6 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from protocol.harmony import Chord
+from protocol.tempo import TempoMap
+
 Samples = NDArray[np.float32]  # [channels, n]
 
 
@@ -48,7 +51,9 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Order:
-    """One request in the model's own terms: `frames` token frames after the seam, audio at the model's rate."""
+    """One request in the model's own terms: `frames` token frames after the seam,
+    audio at the model's rate.
+    """
 
     mode: str
     frames: int
@@ -60,8 +65,8 @@ class Order:
     variations: int
     sampling: dict[str, Any]
     guidance: dict[str, Any]
-    tempo_map: dict[str, Any] | None
-    harmony: Any
+    tempo_map: TempoMap | None
+    harmony: tuple[Chord, ...] | None
     stems: tuple[str, ...] | None
     chunk_frames: int
 
@@ -82,7 +87,9 @@ class Piece:
 
 @dataclass(frozen=True)
 class Progress:
-    """`state` is "waiting", "prefill", "generating" or "decoding"; steps are true totals of the whole order."""
+    """`state` is "waiting", "prefill", "generating" or "decoding"; steps are true
+    totals of the whole order.
+    """
 
     state: str
     step: int

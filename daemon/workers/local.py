@@ -143,7 +143,9 @@ def spawn(
     environment: dict[str, str],
     folder: Path,
 ) -> LocalWorker:
-    """Start a worker in `folder`. Its stderr goes to `log`; its own session keeps a terminal's Ctrl-C away from it."""
+    """Start a worker in `folder`. Its stderr goes to `log`; its own session keeps a terminal's Ctrl-C away
+    from it.
+    """
     # -P and PYTHONPATH: what lies in the current folder is never imported by accident
     command = [sys.executable, "-P", "-m", "daemon.workers.main", "--model", model, "--device", device]
     command += ["--precision", precision, "--slots", str(slots), "--threads", str(threads)]

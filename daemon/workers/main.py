@@ -218,7 +218,9 @@ def make_player(model: str, device: str, precision: str, slots: int) -> Player:
 
 
 def _die_with_parent(parent: int) -> None:
-    """On Linux the kernel ends this process with its parent; elsewhere the closed link does, between steps."""
+    """On Linux the kernel ends this process with its parent; elsewhere the closed link
+    does, between steps.
+    """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)

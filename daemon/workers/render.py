@@ -36,8 +36,7 @@ class HostShape:
 
 def model_frames(host: HostShape, facts: ModelFacts) -> int:
     """Token frames to ask for: enough for the take, and one more for the resampler's look-ahead."""
-    exact = math.ceil(host.frames * facts.rate / (host.rate * facts.hop)) if host.frames < 2**40 else 0
-    # integer arithmetic, because a float quotient just above a whole number would ask for a frame too many
+    # integers, because a float quotient just above a whole number would ask for a frame too many
     exact = -(-host.frames * facts.rate // (host.rate * facts.hop))
     return exact + (host.rate != facts.rate)
 
@@ -63,7 +62,9 @@ def to_model(samples: Samples, rate: int, facts: ModelFacts, frames: int | None 
 
 
 def trimmed_frames(frames: int, rate: int, facts: ModelFacts) -> int:
-    """How many host samples to cut from the LEFT of a prompt so that its end falls on a model sample exactly."""
+    """How many host samples to cut from the LEFT of a prompt so that its end falls on
+    a model sample exactly.
+    """
     unit = rate // math.gcd(rate, facts.rate)
     return frames % unit if unit <= _MAX_TRIM_FRAMES and frames >= unit else 0
 
@@ -85,16 +86,15 @@ class Level:
             "glide_s": self.glide_s,
         }
 
-    def envelope(self, position: int, count: int, rate: int) -> NDGain:
-        """Gain factors for `count` samples from `position`: constant before the seam, then linear in dB to 0."""
+    def envelope(self, position: int, count: int, rate: int) -> np.ndarray:
+        """Gain factors for `count` samples from `position`: constant before the seam, then
+        linear in dB to 0.
+        """
         if self.applied_db == 0.0:
             return np.ones(count, np.float32)
         seconds = np.arange(position, position + count, dtype=np.float64) / rate
         remaining = 1.0 - np.clip(seconds / self.glide_s, 0.0, 1.0)
         return np.power(10.0, self.applied_db * remaining / 20.0).astype(np.float32)
-
-
-NDGain = np.ndarray
 
 
 def rms_db(samples: Samples) -> float:
@@ -249,7 +249,7 @@ class VariationRender:
         self.finished = last
         if "mix" in self._wanted and "mix" not in self._stems:
             host_position = next(iter(ready.values()))[0]
-            mixed = np.sum([samples for _, samples in ready.values()], axis=0, dtype=np.float32)
+            mixed = np.stack([samples for _, samples in ready.values()]).sum(axis=0, dtype=np.float32)
             self._voices["mix"]._measure(mixed[:, max(0, -host_position) :])
             ready["mix"] = (host_position, mixed)
         return [(name, ready[name][0], ready[name][1]) for name in self._wanted if ready[name][1].shape[1]]

@@ -92,7 +92,9 @@ class Rendering:
     """Owned by the worker's loop from `start` until done, failed or dropped."""
 
     def __init__(self, message: dict[str, Any], facts: ModelFacts) -> None:
-        """`message` is the front-end's "start"; raises `PlayerError` or `SegueError` for what cannot be done."""
+        """`message` is the front-end's "start"; raises `PlayerError` or `SegueError` for
+        what cannot be done.
+        """
         self.job, self.attempt = int(message["job"]), int(message["attempt"])
         self.ticket: Hashable = None
         self._facts = facts
@@ -209,7 +211,7 @@ class Rendering:
         chunk = takes.Chunk(
             self.attempt, variation, self._wanted.index(stem), position, frames, self._rate, self._channels
         )
-        data = memoryview(np.ascontiguousarray(samples.T, dtype="<f4")).cast("B")
+        data = np.ascontiguousarray(samples.T, dtype="<f4").tobytes()
         placed = self._spool.append(chunk, data)
         self._placed.setdefault((variation, stem), []).append(placed)
         self._made[(variation, stem)] = max(0, position + frames)
@@ -282,7 +284,7 @@ class Rendering:
                 "first_audio_s": None if self.first_audio_s is None else round(self.first_audio_s, 3),
                 "xrt": round(self._frames / self._rate / elapsed, 3) if elapsed > 0 else None,
             },
-            "loudness": "integrated loudness after ITU-R BS.1770-4, ungated below 0.4 s; rms over all samples",
+            "loudness": "lufs: integrated, ITU-R BS.1770-4, ungated below 0.4 s; rms_db: all samples",
         }
         asked = {**request, "key": request["key"].hex(), "session": _hex(request.get("session"))}
         takes.write_manifest(self._take_folder, {**manifest, "request": asked, "audio": self._spec["audio"]})

@@ -1,5 +1,5 @@
-"""A model for tests: each sample's value follows from (seed, variation, stem, position), so that a dropped, repeated
-or foreign chunk is an exact mismatch. What it does besides is said in the job's text:
+"""A model for tests: each sample's value follows from (seed, variation, stem, position), so that a dropped,
+repeated or foreign chunk is an exact mismatch. What it does besides is said in the job's text:
 
     slow=MS       a step takes so long           crash=N    the process dies at step N (of the first attempts)
     nan=N         a sample at frame N is NaN     crashes=K  … of the first K attempts only
@@ -26,7 +26,9 @@ SPAN = 8191
 
 
 def samples(seed: int, variation: int, stem: str, start: int, count: int, channels: int = 1) -> np.ndarray:
-    """What the model makes at positions start … start + count - 1: float32 [channels, count], exact in float32."""
+    """What the model makes at positions start … start + count - 1: float32 [channels, count], exact in
+    float32.
+    """
     key = seed * 7919 + variation * 104_729 + sum(stem.encode()) * 31
     positions = (np.arange(start, start + count, dtype=np.int64) + key) * 2654435761 % 2**32
     values = (positions >> 11) % SPAN
@@ -115,11 +117,15 @@ class CodedPlayer:
 
 
 def make(model: str, device: str) -> CodedPlayer:
-    """Models: "coded" (mono), "wide" (stereo), "stems", "die" (dies while loading), anything else is unknown."""
+    """Models: "coded" (mono), "wide" (stereo), "stems", "die" (dies while loading),
+    anything else is unknown.
+    """
     if model == "die":
         os.kill(os.getpid(), 9)
     if model not in ("coded", "wide", "stems", "other", "pocket"):
-        raise PlayerError("E_MODEL", f'There is no model "{model}"; see segue models.', field="model", value=model)
+        raise PlayerError(
+            "E_MODEL", f'There is no model "{model}"; see segue models.', field="model", value=model
+        )
     print("a library that prints must not break the link")
     return CodedPlayer(
         ModelFacts(

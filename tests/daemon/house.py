@@ -176,6 +176,14 @@ class Wire:
         return found
 
 
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that waits for its parent to notice its end does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def tone(seconds: float = 1.0, rate: int = 32_000, channels: int = 1) -> AudioBlock:
     """A prompt."""
     count = round(seconds * rate)
@@ -197,7 +205,9 @@ def submit(seconds: float | None = 1.0, **more: Any) -> m.Submit:
 
 
 def joined(events: list[Any], variation: int = 0, stem: str = "mix") -> tuple[int, np.ndarray]:
-    """(first position, samples [channels, n]) of the attempts that count; pieces must follow each other exactly."""
+    """(first position, samples [channels, n]) of the attempts that count; pieces must follow each other
+    exactly.
+    """
     attempt = max((e.attempt for e in events if e.event == "started"), default=1)
     pieces = [
         e
