@@ -48,7 +48,7 @@ class AsyncJob:
         self.again = reply.again if reply else False
 
     async def events(
-        self, *, audio: bool = True, ticks: bool = True, wait_ms: int = 250, timeout_s: float | None = None
+        self, *, audio: bool = True, ticks: bool = True, wait_ms: int = 1000, timeout_s: float | None = None
     ) -> AsyncIterator[m.Event | m.Tick]:
         """As `JobHandle.events`: each event once and in order, across restarts of the daemon."""
         async for event in self._client.events(
@@ -138,7 +138,7 @@ class AsyncClient:
             return await self._request(request, timeout_s)
 
     async def _request(self, request: m.Request, timeout_s: float | None) -> Any:
-        allowed_s = self.timeout_s if timeout_s is None else timeout_s
+        allowed_s = core.allowed_s(request, self.timeout_s) if timeout_s is None else timeout_s
         deadline = time.monotonic() + allowed_s
         damaged = lost = 0
         while True:
@@ -258,7 +258,7 @@ class AsyncClient:
         *,
         audio: bool = True,
         ticks: bool = True,
-        wait_ms: int = 250,
+        wait_ms: int = 1000,
         timeout_s: float | None = None,
     ) -> AsyncIterator[m.Event | m.Tick]:
         """A job's events after number `after`; see `AsyncJob.events`."""

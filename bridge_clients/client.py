@@ -89,7 +89,7 @@ class Client:
 
         E_TIMEOUT when there was no answer within the time, E_UNREACHABLE when there is no daemon.
         """
-        allowed_s = self.timeout_s if timeout_s is None else timeout_s
+        allowed_s = core.allowed_s(request, self.timeout_s) if timeout_s is None else timeout_s
         deadline = time.monotonic() + allowed_s
         damaged = lost = 0
         while True:
@@ -182,7 +182,7 @@ class Client:
         *,
         audio: bool = True,
         ticks: bool = True,
-        wait_ms: int = 250,
+        wait_ms: int = 1000,
         timeout_s: float | None = None,
     ) -> Iterator[m.Event | m.Tick]:
         """A job's events after number `after`; see `JobHandle.events`."""

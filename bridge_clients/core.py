@@ -41,6 +41,8 @@ AudioIn = AudioBlock | tuple[AudioFormat, Buffer]
 
 ATTEMPT_S = 3.0
 """How long a question waits, beyond what it asks the daemon to wait, before it is asked again."""
+PATIENCE_S = {"models": 22.0, "pause": 18.0, "submit": 8.0, "retake": 8.0, "metrics": 5.0}
+"""Ops whose answer may take longer: the daemon ends or asks other processes, or takes in audio."""
 MAX_LOST = 4
 """How often a daemon may end over one and the same question."""
 
@@ -66,7 +68,12 @@ def complete(submit: Submit, audio: Iterable[AudioIn]) -> Submit:
 
 def attempt_s(request: Request) -> float:
     """How long to wait for the answer to this request before it is asked again."""
-    return float(getattr(request, "wait_ms", 0)) / 1000 + ATTEMPT_S
+    return float(getattr(request, "wait_ms", 0)) / 1000 + PATIENCE_S.get(request.op, ATTEMPT_S)
+
+
+def allowed_s(request: Request, timeout_s: float) -> float:
+    """The whole time for a request, where the caller gave none: the client's own, or two attempts."""
+    return max(timeout_s, attempt_s(request) + PATIENCE_S.get(request.op, ATTEMPT_S))
 
 
 def pause_before_retry(error: SegueError, damaged: int, autostart: bool) -> float | None:
@@ -129,7 +136,7 @@ class Follower:
     after: the number of the last event handed out; keep it to go on later, also in another process.
     """
 
-    def __init__(self, job: str, after: int = 0, *, audio: bool = True, wait_ms: int = 250) -> None:
+    def __init__(self, job: str, after: int = 0, *, audio: bool = True, wait_ms: int = 1000) -> None:
         self.job, self.after, self.state = job, after, "queued"
         self.finished = False
         self._max_bytes = PIECE_BYTES if audio else 0

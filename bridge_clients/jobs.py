@@ -40,14 +40,14 @@ class JobHandle:
         return f"JobHandle({self.id!r}, {self.state!r})"
 
     def events(
-        self, *, audio: bool = True, ticks: bool = True, wait_ms: int = 250, timeout_s: float | None = None
+        self, *, audio: bool = True, ticks: bool = True, wait_ms: int = 1000, timeout_s: float | None = None
     ) -> Iterator[Event | Tick]:
         """Events from the last one read on, each once and in order, with ticks between; ends after the final
         one.
 
-        audio: whether samples travel (`Audio.block`); wait_ms: how long the daemon may hold one question, at
-        most the pause between two ticks; timeout_s: give up after so long (E_TIMEOUT), the job goes on.
-        Survives a restart of the daemon. A `Requeued` event says which audio is void.
+        audio: whether samples travel (`Audio.block`); wait_ms: how long the daemon may hold one question;
+        timeout_s: give up after so long (E_TIMEOUT), the job goes on. Survives a restart of the daemon. A
+        `Requeued` event says which audio is void.
         """
         for event in self._client.events(
             self.id, self.after, audio=audio, ticks=ticks, wait_ms=wait_ms, timeout_s=timeout_s

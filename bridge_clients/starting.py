@@ -51,7 +51,7 @@ def say_hello(link: Link, name: str, timeout_s: float) -> HelloReply | None:
 
 
 class Starter:
-    """Brings a client to a daemon that is ready.
+    """Brings a client to a daemon that is ready (or, without the right to start one, that answers).
 
     folder: the runtime folder if not the usual one; start: whether a daemon may be started; command: how;
     on_wait: told, in a sentence, what is being waited for.
@@ -75,7 +75,7 @@ class Starter:
         self._child: Any = None
 
     def reach(self, timeout_s: float, *, patient: bool = False) -> tuple[Link, HelloReply]:
-        """A link to a daemon that said it is ready.
+        """A link to a daemon that has answered hello.
 
         patient: without the right to start one, wait for a daemon to come back instead of giving up at once.
         Raises E_UNREACHABLE, E_TIMEOUT, E_VERSION.
@@ -104,11 +104,11 @@ class Starter:
             except BaseException:
                 link.close()
                 raise
-            if hello is not None and hello.ready:
+            if hello is not None and (hello.ready or not self._start):
                 return link, hello
             link.close()
             if hello is not None:
-                self._pause(deadline, f"The daemon is starting: {hello.waiting_for or 'one moment'}.")
+                self._pause(deadline, f"Waiting for the daemon: {hello.waiting_for or 'it is starting'}.")
                 continue
             if not connection.alive() or (not connection.replaced() and not connection.listening()):
                 return None

@@ -118,7 +118,7 @@ def test_every_other_op(client: Client, daemon: FakeDaemon, tmp_path: Path) -> N
 def test_a_lost_answer_is_asked_for_again_and_makes_one_job(
     client: Client, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(core, "ATTEMPT_S", 0.4)
+    monkeypatch.setitem(core.PATIENCE_S, "submit", 0.4)
     daemon.swallow["submit"] = 1
     begun = time.monotonic()
     job = client.submit(submit(), timeout_s=10)
