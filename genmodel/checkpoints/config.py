@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from genmodel.errors import CheckpointError
 
 MAX_CHARACTERS = 2**20
-MAX_ALIASES = 50
+MAX_ALIASES = 10
 MAX_NODES = 100_000
 # "${name:" with anything that may stand for a resolver's name
 _RESOLVER = re.compile(r"\$\{[^{}]*?:")

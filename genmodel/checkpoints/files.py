@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ from genmodel.errors import CheckpointError
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _PICKLE_MAGIC = b"\x80"
+# how torch names what a refused pickle asked for
+_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _MAX_TEXT_BYTES = 64 * 2**20
 
 
@@ -45,12 +48,12 @@ def read_text(path: Path) -> str:
         raise CheckpointError(f"{path} is not readable text: {error}", field="model") from error
 
 
-def _unsafe(path: Path) -> CheckpointError:
+def _unsafe(path: Path, said: str) -> CheckpointError:
     """Say what a refused pickle wanted; its names are listed without running it."""
     try:
         wanted = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:  # the listing itself meets what the file is made of
-        wanted = []
+        wanted = sorted(set(_GLOBAL.findall(said)))
     if wanted and all(
         name.startswith(("omegaconf.", "typing.", "collections.", "builtins.")) for name in wanted
     ):
@@ -90,7 +93,7 @@ def read_package(path: Path) -> dict[str, Any]:
             and "load failed" in str(error).lower()
             or "Unsupported" in str(error)
         ):
-            raise _unsafe(path) from None
+            raise _unsafe(path, str(error)) from None
         first = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{path} is damaged or not a PyTorch file: {first}", field="model") from error
     if not isinstance(package, Mapping):
