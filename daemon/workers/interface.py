@@ -86,6 +86,14 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """An order that ended in the middle; it is no longer aboard."""
+
+    ticket: Hashable
+    error: PlayerError
+
+
+@dataclass(frozen=True)
 class Progress:
     """`state` is "waiting", "prefill", "generating" or "decoding"; steps are true
     totals of the whole order.
@@ -104,8 +112,8 @@ class Player(Protocol):
     def add(self, order: Order) -> Hashable:
         """Take an order aboard; raises `PlayerError`. The ticket names it from now on."""
 
-    def step(self) -> Sequence[Piece]:
-        """One step for everything aboard; the audio that became final."""
+    def step(self) -> Sequence[Piece | Failure]:
+        """One step for everything aboard; the audio that became final, and what failed."""
 
     def drop(self, ticket: Hashable) -> None:
         """Let go of an order between steps; its slots are free when this returns. Unknown tickets are
@@ -113,6 +121,9 @@ class Player(Protocol):
         """
 
     def progress(self, ticket: Hashable) -> Progress: ...
+
+    def remarks(self, order: Order) -> dict[str, Any]:
+        """What a user should be told about an order besides its audio, for the manifest."""
 
     @property
     def busy(self) -> bool:

@@ -23,7 +23,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from daemon.workers.interface import Player, PlayerError
+from daemon.workers.interface import Failure, Player, PlayerError
 from daemon.workers.link import Decoder, encode
 from daemon.workers.rendering import Rendering
 from protocol.errors import SegueError
@@ -104,6 +104,7 @@ class Worker:
         rendering = None
         try:
             rendering = Rendering(message, self._player.facts)
+            rendering.remarks = self._player.remarks(rendering.order)
             rendering.ticket = self._player.add(rendering.order)
         except Exception as error:
             if rendering is not None:
@@ -124,6 +125,10 @@ class Worker:
             rendering = by_ticket.get(piece.ticket)
             if rendering is None or rendering.job not in self._jobs:
                 continue  # dropped, or failed by an earlier piece of this very step
+            if isinstance(piece, Failure):
+                self._release(rendering)
+                self._fail(rendering.job, rendering.attempt, piece.error)
+                continue
             try:
                 placed = rendering.take(piece)
             except Exception as error:

@@ -97,6 +97,7 @@ class Rendering:
         """
         self.job, self.attempt = int(message["job"]), int(message["attempt"])
         self.ticket: Hashable = None
+        self.remarks: dict[str, Any] = {}
         self._facts = facts
         self._spec = message["spec"]
         self._spool_folder, self._take_folder = Path(message["spool"]), Path(message["takes"])
@@ -279,6 +280,7 @@ class Rendering:
             "precision": facts.precision,
             "takes": reports,
             "ignored": self._ignored,
+            "remarks": self.remarks,
             "times": {
                 "render_s": round(elapsed, 3),
                 "first_audio_s": None if self.first_audio_s is None else round(self.first_audio_s, 3),

@@ -111,6 +111,9 @@ class CodedPlayer:
         steps = run.order.frames - run.start
         return Progress("generating", run.at - run.start, steps)
 
+    def remarks(self, order: Order) -> dict[str, object]:
+        return {}
+
     @property
     def busy(self) -> bool:
         return any(run.at < run.order.frames for run in self._runs.values())

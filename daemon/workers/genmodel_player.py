@@ -1,0 +1,158 @@
+"""genmodel behind the worker's interface: requests to its engine, its chunks to pieces.
+
+Runs only inside a worker process; importing this file imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+
+from daemon.workers.interface import Failure, ModelFacts, Order, Piece, PlayerError, Progress, Samples
+from genmodel.base import BaseGenModel
+from genmodel.engine.engine import Engine, GenerationJob
+from genmodel.errors import GenModelError
+from genmodel.request import AudioClip, GenerationRequest, Sampling, TempoChange, TempoMap
+from protocol.harmony import Chord
+from protocol.tempo import TempoMap as WireTempoMap
+from protocol.tempo import fraction
+
+
+def load(model: str, *, device: str, precision: str, slots: int) -> GenModelPlayer:
+    """A player with its model in memory; raises `PlayerError` when the model cannot be had."""
+    try:
+        made = BaseGenModel.get_pretrained(model, None if device == "auto" else device)
+        made.precision = precision
+        return GenModelPlayer(made, slots)
+    except GenModelError as error:
+        raise player_error(error) from error
+
+
+def player_error(error: GenModelError) -> PlayerError:
+    """A refusal of the model layer as one sentence with its fields."""
+    said = str(error).strip().rstrip(".")
+    shown = error.value if isinstance(error.value, (str, int, float, bool, type(None))) else str(error.value)
+    more = {"field": error.field, "value": shown, "allowed": error.allowed}
+    return PlayerError(
+        error.code, f"{said[:1].upper()}{said[1:]}.", **{k: v for k, v in more.items() if v is not None}
+    )
+
+
+def tempo_map(wire: WireTempoMap) -> TempoMap:
+    """The host's tempo map in the model layer's terms; both count quarter notes."""
+    changes = tuple(
+        TempoChange(fraction(change.at), float(fraction(change.bpm)), change.beats, change.unit)
+        for change in wire.changes
+    )
+    return TempoMap(changes, fraction(wire.start))
+
+
+def chroma(chords: Sequence[Chord], tempo: TempoMap, frames: int, frame_s: Fraction) -> torch.Tensor:
+    """Chords as chroma, float32 [frames, 12]: 1 for the notes of the chord that holds at a frame's middle."""
+    placed = sorted(((fraction(chord.at), chord.notes) for chord in chords), key=lambda entry: entry[0])
+    made = torch.zeros(frames, 12)
+    for frame in range(frames):
+        at = tempo.beats_at((frame + Fraction(1, 2)) * frame_s)
+        for pitch in next((notes for start, notes in reversed(placed) if start <= at), ()):
+            made[frame, pitch] = 1.0
+    return made
+
+
+class GenModelPlayer:
+    """One loaded model with its engine. Owned by the worker's thread."""
+
+    def __init__(self, model: BaseGenModel, slots: int) -> None:
+        self._model = model
+        self._engine = Engine(model, slots)
+        about = model.info()
+        self.facts = ModelFacts(
+            name=model.name,
+            rate=int(model.sample_rate),
+            channels=model.audio_channels,
+            hop=model.compression_model.hop_samples,
+            stems=model.stems,
+            conditions=model.conditions,
+            device=_device_name(model.device),
+            precision=self._engine.precision,
+            sha256=about["sha256"] or "",
+            licence=about["licence"] or "",
+            max_prompt_s=model.max_duration,
+            more={"parameters": about["parameters"]},
+        )
+
+    def add(self, order: Order) -> GenerationJob:
+        """Raises `PlayerError` for what this model cannot do."""
+        try:
+            return self._engine.add(self._request(order))
+        except GenModelError as error:
+            raise player_error(error) from error
+
+    def _request(self, order: Order) -> GenerationRequest:
+        tempo = None if order.tempo_map is None else tempo_map(order.tempo_map)
+        harmony = None
+        if order.harmony and tempo is not None and "harmony" in self.facts.conditions:
+            harmony = chroma(order.harmony, tempo, order.frames, Fraction(self.facts.hop, self.facts.rate))
+        hears_text = "description" in self.facts.conditions
+        return GenerationRequest(
+            mode=order.mode,  # type: ignore[arg-type]
+            frames=order.frames,
+            prompt=self._clip(order.prompt),
+            text=order.text if hears_text else None,
+            negative_text=order.negative_text if hears_text else None,
+            seed=order.seed,
+            variations=order.variations,
+            sampling=Sampling(**order.sampling, **order.guidance),
+            tempo_map=tempo,
+            harmony=harmony,
+            context=self._clip(order.context),
+            stems=order.stems,
+            chunk_frames=order.chunk_frames,
+        )
+
+    def _clip(self, samples: Samples | None) -> AudioClip | None:
+        return None if samples is None else AudioClip(torch.from_numpy(samples), self.facts.rate)
+
+    def step(self) -> Sequence[Piece | Failure]:
+        found: list[Piece | Failure] = []
+        for job, chunk in self._engine.step():
+            if chunk is None:
+                error = job.error or GenModelError("the model gave up on this request", code="E_NOT_FINITE")
+                found.append(Failure(job, player_error(error)))
+            else:
+                samples = np.ascontiguousarray(chunk.samples.numpy(), dtype=np.float32)
+                found.append(Piece(job, chunk.variation, chunk.stem, chunk.position, samples, chunk.last))
+        return found
+
+    def drop(self, ticket: Hashable) -> None:
+        if isinstance(ticket, GenerationJob):
+            self._engine.drop(ticket)
+
+    def progress(self, ticket: Hashable) -> Progress:
+        if not isinstance(ticket, GenerationJob):
+            raise TypeError("not a ticket of this player")
+        state = "decoding" if ticket.steps_done >= ticket.steps_total else ticket.state
+        state = {"done": "decoding", "failed": "decoding", "dropped": "decoding"}.get(state, state)
+        return Progress(state, ticket.steps_done, ticket.steps_total)
+
+    def remarks(self, order: Order) -> dict[str, Any]:
+        """Words of the text that the model does not know, where it can tell."""
+        conditioners = self._model.lm.condition_provider.conditioners
+        words = conditioners["description"] if "description" in conditioners else None
+        if order.text and hasattr(words, "unknown_words"):
+            unknown = words.unknown_words(order.text)
+            return {"unknown_words": list(unknown)} if unknown else {}
+        return {}
+
+    @property
+    def busy(self) -> bool:
+        return self._engine.busy
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"cuda:{device.index or 0} {torch.cuda.get_device_name(device)}"
+    return device.type
