@@ -170,7 +170,7 @@ class Collector:
         """
         import numpy as np
 
-        for (variation, stem), part in sorted(self._parts.items()):
+        for (variation, stem), part in sorted(self._parts.items(), key=_mix_first):
             part.handle.flush()
             frames = part.end - part.start
             whole: NDArray[np.float32]
@@ -187,6 +187,11 @@ class Collector:
             part.handle.close()
             part.path.unlink(missing_ok=True)
         self._parts.clear()
+
+
+def _mix_first(item: tuple[tuple[int, str], _Part]) -> tuple[int, bool, str]:
+    variation, stem = item[0]
+    return variation, stem != "mix", stem
 
 
 @dataclass(frozen=True)

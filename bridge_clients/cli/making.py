@@ -63,6 +63,8 @@ def _make(args: Any, making: Making, reporter: Reporter) -> int:
         with connection.connect(reporter=reporter) as client:
             if client.skew:
                 reporter.note(client.skew)
+            if client.ping().paused:
+                reporter.note("The daemon is paused; `segue resume` in another terminal lets it go on.")
             outcome = run_job(client, submit, collector, reporter, _cancel)
         if outcome.cancelled:
             reporter.event("cancelled", message="Cancelled; nothing was kept here.")

@@ -56,6 +56,8 @@ class CancelOnInterrupt:
     def __enter__(self) -> CancelOnInterrupt:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is signal.SIG_IGN:
+                    continue  # started in the background or by nohup: that is how its owner wants it
                 self._before[number] = signal.signal(number, self._on_signal)
         return self
 
