@@ -8,29 +8,39 @@ exact.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from genmodel.lm.conditioning import ConditioningAttributes, null_conditions
-from genmodel.lm.lm import LMModel, visible_prefix
+from genmodel.lm.fuser import hold_frames
+from genmodel.lm.lm import ConditionTensors, LMModel, visible_prefix
 from genmodel.request import Sampling
 
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """``cross`` [L, D] (None: nothing to attend to), ``prefix`` [P, D], ``bias`` [N, D] by absolute step."""
+    """``cross`` [L, D] (None: nothing to attend to), ``prefix`` [P, D]; the rest is added to the input."""
 
     weight: float
     cross: Tensor | None = None
     prefix: Tensor | None = None
-    bias: Tensor | None = None
+    by_frame: Tensor | None = None  # [N, D] in frames of the take
+    by_window: Callable[[int], Tensor | None] | None = None  # steps of a window -> [steps, D]
 
     @property
     def prefix_steps(self) -> int:
         return 0 if self.prefix is None else self.prefix.shape[0]
+
+    def added(self, start: int, steps: int) -> Tensor | None:
+        """What is added to the input of each step of a window that starts at a frame: [steps, D], or None."""
+        total = None if self.by_window is None else self.by_window(steps)
+        if self.by_frame is not None:
+            frames = hold_frames(self.by_frame[None, start:], steps)[0]
+            total = frames if total is None else total + frames
+        return total
 
 
 def _same(a: ConditioningAttributes, b: ConditioningAttributes) -> bool:
@@ -64,7 +74,7 @@ def guidance_rows(
                 break
         else:
             merged.append((row, weight))
-    return [pair for pair in reversed(merged) if pair[1] != 0.0]
+    return list(reversed(merged))
 
 
 @torch.no_grad()
@@ -73,9 +83,11 @@ def encode_streams(
     attributes: ConditioningAttributes,
     sampling: Sampling,
     negative_text: str | None,
-    steps: int,
+    frames: int,
 ) -> tuple[Stream, ...]:
-    """The streams of one request; ``steps``: for how many absolute steps added conditions are laid out."""
+    """The streams of one request; ``frames``: for how many frames of the take per-frame conditions are laid
+    out.
+    """
     coef = lm.cfg_coef if sampling.cfg_coef is None else sampling.cfg_coef
     rows = guidance_rows(attributes, coef, sampling.cfg_coef_beta, negative_text)
     if not lm.condition_provider.conditioners:
@@ -84,24 +96,41 @@ def encode_streams(
     groups: Sequence[Sequence[ConditioningAttributes]]
     groups = [[row] for row, _ in rows] if two_step else [[row for row, _ in rows]]
     encoded = [lm.encode_conditions(group) for group in groups]
+    streams = []
+    for number, (_, weight) in enumerate(rows):
+        if weight == 0.0:  # nobody hears it, but it was encoded: it may have lengthened a null prefix
+            continue
+        tensors, at = (encoded[number], 0) if two_step else (encoded[0], number)
+        row = {name: (value[at : at + 1], mask[at : at + 1]) for name, (value, mask) in tensors.items()}
+        streams.append(_stream(lm, weight, row, frames))
+    return tuple(streams)
+
+
+def _stream(lm: LMModel, weight: float, row: ConditionTensors, frames: int) -> Stream:
+    """One row's condition tensors as a stream."""
     fuser = lm.fuser
     # Zeros without biases attend to nothing and add exactly nothing; else the null row must be computed.
     null_is_free = not lm.config.bias_attn and not fuser.cross_attention_pos_emb
-    streams = []
-    for number, (_, weight) in enumerate(rows):
-        tensors, at = (encoded[number], 0) if two_step else (encoded[0], number)
-        row = {name: (value[at : at + 1], mask[at : at + 1]) for name, (value, mask) in tensors.items()}
-        cross = prefix = None
-        source = fuser.cross(row)
-        if source is not None:
-            seen = source[1][0].bool()
-            if bool(seen.any()):
-                cross = source[0][0, seen]
-            elif not null_is_free:
-                cross = source[0][0]
-        before = fuser.prefix(visible_prefix(row, fuser))
-        if before is not None:
-            prefix = before[0][0, before[1][0].bool()]
-        bias = fuser.bias(row, steps)
-        streams.append(Stream(weight, cross, prefix, None if bias is None else bias[0].float()))
-    return tuple(streams)
+    cross = prefix = None
+    source = fuser.cross(row)
+    if source is not None:
+        seen = source[1][0].bool()
+        if bool(seen.any()):
+            cross = source[0][0, seen]
+        elif not null_is_free:
+            cross = source[0][0]
+    before = fuser.prefix(visible_prefix(row, fuser))
+    if before is not None:
+        prefix = before[0][0, before[1][0].bool()]
+    of_frames = {name: value for name, value in row.items() if name in fuser.frame_conditions}
+    others = {name: value for name, value in row.items() if name not in fuser.frame_conditions}
+    by_frame = fuser.bias(of_frames, frames)
+
+    def by_window(steps: int) -> Tensor | None:
+        bias = fuser.bias(others, steps)
+        return None if bias is None else bias[0].float()
+
+    added = any(fuser.cond2fuse.get(name) in ("sum", "input_interpolate") for name in others)
+    return Stream(
+        weight, cross, prefix, None if by_frame is None else by_frame[0].float(), by_window if added else None
+    )

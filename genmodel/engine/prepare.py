@@ -18,7 +18,6 @@ from genmodel.audio import convert_audio
 from genmodel.codec import CodecStreamState
 from genmodel.engine.conditions import Stream, encode_streams
 from genmodel.engine.session import UNKNOWN, Window, plan_windows
-from genmodel.engine.windows import steps_to_lay_out
 from genmodel.errors import GenModelError
 from genmodel.lm.conditioners.frames import transport_features
 from genmodel.lm.conditioning import ConditioningAttributes
@@ -73,9 +72,7 @@ def prepare(model: BaseGenModel, request: GenerationRequest) -> Prepared:
     frames = seam + request.frames
     windows = plan_windows(known.shape[1], frames, model.window_frames, stride)
     attributes = _attributes(model, request, wav, seam, frames, gain)
-    streams = encode_streams(
-        model.lm, attributes, request.sampling, request.negative_text, steps_to_lay_out(model.lm, windows)
-    )
+    streams = encode_streams(model.lm, attributes, request.sampling, request.negative_text, frames)
     warm = None
     if known.shape[1] and not native:
         stream = codec.stream(1)

@@ -35,6 +35,7 @@ class Slot:
     window: int = -1  # the window that the caches hold, -1 for none
     sequence: Tensor = field(default_factory=lambda: torch.empty(0))  # int64 [K, S]
     keys: Tensor = field(default_factory=lambda: torch.empty(0))  # int64 [K, S]
+    added: tuple[Tensor | None, ...] = ()  # per stream [S, D]: what is added to the input of each step
 
     @property
     def ready(self) -> bool:
@@ -101,19 +102,20 @@ class Stepper:
         prefix = max(stream.prefix_steps for stream in streams)
         self.caches.reserve(max(numbers) + 1, len(streams), prefix + sequence.shape[1])
         self.caches.reserve_cross(max(numbers) + 1, [len(s.cross) for s in streams if s.cross is not None])
-        hidden = self._pass(numbers[0], streams, sequence[:, :start], first.at.start)
+        added = tuple(stream.added(first.at.start, sequence.shape[1]) for stream in streams)
+        hidden = self._pass(numbers[0], streams, added, sequence[:, :start])
         mixed = self.network.mix(hidden, [stream.weight for stream in streams])
         for number, session in zip(numbers, sessions, strict=True):
             if number != numbers[0]:
                 self.caches.copy(numbers[0], number)
-            slot = Slot(
-                session, streams, session.window, sequence.clone(), session.step_keys().to(self.device)
-            )
-            self.slots[number] = slot
+            keys = session.step_keys().to(self.device)
+            self.slots[number] = Slot(session, streams, session.window, sequence.clone(), keys, added)
             session.step = start
         self._write(numbers, mixed.expand(len(numbers), -1))
 
-    def _pass(self, number: int, streams: Sequence[Stream], tokens: Tensor, start_frame: int) -> Tensor:
+    def _pass(
+        self, number: int, streams: Sequence[Stream], added: Sequence[Tensor | None], tokens: Tensor
+    ) -> Tensor:
         """Steps [K, S] of one slot from the beginning on; fills its caches. Returns hidden [c, D] of the
         last.
         """
@@ -123,8 +125,9 @@ class Stepper:
         for c, stream in enumerate(streams):
             heard = sum(earlier.cross is not None for earlier in streams[:c])
             x = embedded
-            if stream.bias is not None:
-                x = x + stream.bias[start_frame : start_frame + steps]
+            bias = added[c]
+            if bias is not None:
+                x = x + bias[:steps]
             if stream.prefix is not None:
                 x = torch.cat([stream.prefix.to(x), x])
             x = x + net.positions(len(x))
@@ -173,13 +176,14 @@ class Stepper:
         return [slot.session for slot in aboard]
 
     def _add_bias(self, x: Tensor, aboard: Sequence[Slot], past: Sequence[int]) -> Tensor:
-        if all(stream.bias is None for slot in aboard for stream in slot.streams):
+        if all(bias is None for slot in aboard for bias in slot.added):
             return x
-        rows = []
-        for slot, step in zip(aboard, past, strict=True):
-            at = slot.session.at.start + step
-            for stream in slot.streams:
-                rows.append(torch.zeros_like(x[0]) if stream.bias is None else stream.bias[at])
+        nothing = torch.zeros_like(x[0])
+        rows = [
+            nothing if bias is None else bias[step]
+            for slot, step in zip(aboard, past, strict=True)
+            for bias in slot.added
+        ]
         return x + torch.stack(rows)
 
     def _mix(self, hidden: Tensor, aboard: Sequence[Slot], group: Group) -> Tensor:

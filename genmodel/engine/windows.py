@@ -28,11 +28,6 @@ def draw_seed() -> int:
     return int(torch.randint(0, 2**63 - 1, (), dtype=torch.int64))
 
 
-def steps_to_lay_out(lm: LMModel, windows: Sequence[Window]) -> int:
-    """For how many absolute steps conditions that are added to the input are needed."""
-    return max(window.start + lm.pattern(window.frames).steps for window in windows)
-
-
 def run_sessions(stepper: Stepper, sessions: Sequence[Session], callback: Progress | None = None) -> None:
     """Make all sessions whole. ``callback(done, total)``: steps of the whole, true totals over all windows.
 
@@ -107,17 +102,16 @@ def make_sessions(
             )
     known = 0 if prompt is None else prompt.shape[-1]
     windows = plan_windows(known, total, window, stride)
-    laid_out = steps_to_lay_out(lm, windows)
     encoded: list[tuple[ConditioningAttributes, tuple[Stream, ...]]] = []
 
     def streams_of(row: int) -> Any:
         if attributes_of is not None:
-            return lambda at: encode_streams(lm, attributes_of(row, at), sampling, negative_text, laid_out)
+            return lambda at: encode_streams(lm, attributes_of(row, at), sampling, negative_text, total)
         given = attributes[row]
         for other, streams in encoded:
             if other is given or (other.text == given.text and not (given.wav or given.frames or other.wav)):
                 return streams
-        encoded.append((given, encode_streams(lm, given, sampling, negative_text, laid_out)))
+        encoded.append((given, encode_streams(lm, given, sampling, negative_text, total)))
         return encoded[-1][1]
 
     sessions = []
