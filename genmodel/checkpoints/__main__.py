@@ -52,7 +52,8 @@ def main(words: list[str]) -> int:
         try:
             folder = registry.pull(words[1], show)
         finally:
-            bar.stop()
+            if tasks:
+                bar.stop()
     except GenModelError as error:
         sys.stderr.write(f"segue: {error.message.rstrip('.')}.\n")
         return 4

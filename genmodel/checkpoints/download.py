@@ -239,7 +239,8 @@ def _pull_one(source: Source, progress: ProgressCallback) -> Path:
         )
     target = models_dir() / folder_name(listing.name)
     if is_usable(target):
-        progress(Progress(listing.name, "", 1, 1, listing.licence))
+        whole = sum(file.size for file in listing.files)
+        progress(Progress(listing.name, "", whole, whole, listing.licence))
         return target
     part = part_folder(target)
     try:

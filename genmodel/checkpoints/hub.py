@@ -95,11 +95,13 @@ class HubSource:
         ) as error:
             if isinstance(error, errors.LocalEntryNotFoundError):
                 raise self._unreachable(address) from error
-            raise ModelNotFound(f"{address} has no model named {self.repo}", value=self.repo) from error
+            raise self._unknown(address) from error
         except GenModelError:
             raise
         except errors.HfHubHTTPError as error:
             status = getattr(getattr(error, "response", None), "status_code", None)
+            if status in (401, 404):  # the hub does not tell the unknown from the private
+                raise self._unknown(address) from error
             raise GenModelError(
                 f"{self.repo} could not be downloaded: {address} answered {status or 'with an error'}; "
                 "try again later",
@@ -117,6 +119,9 @@ class HubSource:
                     field="model",
                 ) from error
             raise self._unreachable(address) from error
+
+    def _unknown(self, address: str) -> ModelNotFound:
+        return ModelNotFound(f"{address} has no model named {self.repo}", value=self.repo)
 
     def _unreachable(self, address: str) -> GenModelError:
         return GenModelError(

@@ -69,10 +69,10 @@ def test_lengths_are_exact(samples: int, old: int, new: int) -> None:
 
 
 def test_a_tone_keeps_its_level_and_what_cannot_be_kept_is_gone() -> None:
-    t = torch.arange(48000) / 48000
+    t = torch.arange(48000, dtype=torch.float64) / 48000
     low, high = torch.sin(2 * torch.pi * 1000 * t)[None], torch.sin(2 * torch.pi * 20000 * t)[None]
     kept, gone = convert_audio(low, 48000, 32000, 1), convert_audio(high, 48000, 32000, 1)
-    expected = torch.sin(2 * torch.pi * 1000 * torch.arange(32000) / 32000)
+    expected = torch.sin(2 * torch.pi * 1000 * torch.arange(32000, dtype=torch.float64) / 32000)
     assert (kept[0] - expected)[100:-100].abs().max() < 1e-3
     assert gone[0, 100:-100].abs().max() < 1e-3
 

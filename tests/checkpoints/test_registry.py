@@ -53,7 +53,7 @@ def test_the_hub_cache_counts_as_here(tmp_path: Path) -> None:
         ("facebook/musicgen-medium", "segue pull facebook/musicgen-medium"),
         ("poket", "nearest name is pocket"),
         ("/nowhere/at/all", "no model named"),
-        ("../../etc", "no model named"),
+        ("../../nowhere/at/all", "no model named"),
         ("x" * 9000, "no model named"),
         ("", "named by text"),
         ("a\0b", "named by text"),
