@@ -109,7 +109,8 @@ def sha256_of(path: Path) -> str:
 class Fingerprints:
     """SHA-256 of files, remembered in the models folder by path, size and modification time.
 
-    The memory is a convenience: where it cannot be read or written, files are hashed again.
+    The memory is a convenience: where there is no models folder, or it cannot be written, files are hashed
+    again.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -139,7 +140,6 @@ class Fingerprints:
 
     def _save(self) -> None:
         with contextlib.suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=self._path.parent, prefix=_HASHES)
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 json.dump({key: value for key, value in self._known.items() if Path(key).is_file()}, file)

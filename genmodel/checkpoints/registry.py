@@ -15,12 +15,14 @@ import difflib
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from genmodel.checkpoints import audiocraft, debug, hf
 from genmodel.checkpoints.assemble import check_pair
 from genmodel.checkpoints.info import (
+    MANIFEST,
     CheckpointInfo,
     Fingerprints,
     ModelEntry,
@@ -163,7 +165,8 @@ def _load(name: str, family: str | None) -> tuple[EncodecModel, LMModel, Checkpo
             )
         lm, codec = audiocraft.load_lm(file), audiocraft.load_codec(codec_file)
     check_pair(lm, codec, path)
-    manifest = manifest_of(path)
+    manifest, prints = manifest_of(path), Fingerprints()
+    _check_hashes(path, manifest, prints)
     return (
         codec,
         lm,
@@ -171,7 +174,7 @@ def _load(name: str, family: str | None) -> tuple[EncodecModel, LMModel, Checkpo
             name=name,
             path=path,
             format=form or "audiocraft",
-            sha256=Fingerprints().of_all(files_of(path)),
+            sha256=prints.of_all(files_of(path)),
             licence=licence_of(name, path, manifest),
             family=family or family_of(name, lm.cfg, codec.sample_rate),
             stems=stems_of(lm.cfg),
@@ -179,6 +182,17 @@ def _load(name: str, family: str | None) -> tuple[EncodecModel, LMModel, Checkpo
             manifest=manifest,
         ),
     )
+
+
+def _check_hashes(path: Path, manifest: dict[str, Any] | None, prints: Fingerprints) -> None:
+    """CheckpointError where weights differ from what the manifest beside them states."""
+    stated = (manifest or {}).get("sha256")
+    for file in files_of(path) if isinstance(stated, dict) else ():
+        expected = stated.get(file.name) if file.suffix == ".safetensors" else None
+        if isinstance(expected, str) and prints.of(file) != expected:
+            raise CheckpointError(
+                f"{file} is not the file that {MANIFEST} beside it describes; install it again", field="model"
+            )
 
 
 def list_models(*, published: bool = True) -> list[ModelEntry]:

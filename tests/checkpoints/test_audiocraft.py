@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,9 @@ def test_the_safetensors_twin_is_the_same_model(tmp_path: Path) -> None:
         and info.licence == "MIT"
         and info.manifest == {"licence": "MIT", "prompt_level_db": -17}
     )
+    (twin / "manifest.json").write_text(json.dumps({"sha256": {"codec.safetensors": "0" * 64}}))
+    with pytest.raises(CheckpointError, match=r"codec\.safetensors is not the file"):
+        registry.load(str(twin))
     (twin / "lm.yaml").unlink()
     with pytest.raises(CheckpointError, match=r"lm\.yaml"):
         registry.load(str(twin))

@@ -100,13 +100,16 @@ def test_the_list_says_what_is_here_and_what_could_be(models: Path) -> None:
 
 
 def test_fingerprints_follow_the_content(models: Path, tmp_path: Path) -> None:
+    models.mkdir()
     file = tmp_path / "a.bin"
     file.write_bytes(b"one")
     first = Fingerprints().of(file)
     assert first == sha256_of(file) == Fingerprints().of(file)
     file.write_bytes(b"other")
     assert Fingerprints().of(file) == sha256_of(file) != first
-    (models / ".fingerprints.json").write_text("{ broken")
+    remembered = models / ".fingerprints.json"
+    assert remembered.is_file()
+    remembered.write_text("{ broken")
     assert Fingerprints().of(file) == sha256_of(file)
 
 
