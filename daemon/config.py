@@ -46,6 +46,7 @@ class Worker:
     slots: int = 8  # variations that share one step
     threads: int = 0  # CPU threads of a worker; 0 leaves the choice to torch
     precision: str = "auto"
+    nice: int = 5  # how far a worker stands back behind the programs that play audio
     keep_alive_s: float = 300.0  # how long an idle model stays; 0 goes at once, -1 stays for ever
     load_timeout_s: float = 600.0
     stall_s: float = 120.0  # a busy worker that reports no step for so long is ended
@@ -101,6 +102,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "queue.ageing_s": (1, 86_400),
     "worker.slots": (1, 256),
     "worker.threads": (0, 1024),
+    "worker.nice": (0, 19),
     "worker.keep_alive_s": (-1, 31_536_000),
     "worker.load_timeout_s": (1, 86_400),
     "worker.stall_s": (0.5, 86_400),

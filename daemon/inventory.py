@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-FRESH_S = 5.0
+import platformdirs
+
+FRESH_S = 600.0
 GIVE_UP_S = 30.0
 _PACKAGES = Path(__file__).resolve().parents[1]
 
@@ -21,6 +23,9 @@ class Inventory:
 
     def __init__(self, environment: dict[str, str], log: Path) -> None:
         self._environment, self._log = environment, log
+        chosen = environment.get("SEGUE_MODELS") or os.environ.get("SEGUE_MODELS")
+        self._models = Path(chosen) if chosen else Path(platformdirs.user_data_dir("segue")) / "models"
+        self._seen: object = None
         self._process: subprocess.Popen[bytes] | None = None
         self._read = bytearray()
         self._begun_s = 0.0
@@ -30,7 +35,15 @@ class Inventory:
 
     @property
     def fresh(self) -> bool:
-        return self._fetched_s is not None and time.monotonic() - self._fetched_s < FRESH_S
+        """Nothing was pulled or removed since the list was made, and it is not old."""
+        aged = self._fetched_s is None or time.monotonic() - self._fetched_s > FRESH_S
+        return not aged and not self.failed and self._seen == self._look()
+
+    def _look(self) -> object:
+        try:
+            return sorted((entry.name, entry.stat().st_mtime_ns) for entry in os.scandir(self._models))
+        except OSError:
+            return None
 
     @property
     def asking(self) -> bool:
@@ -44,7 +57,7 @@ class Inventory:
         variables["PYTHONPATH"] = os.pathsep.join(
             filter(None, [str(_PACKAGES), variables.get("PYTHONPATH", "")])
         )
-        self._begun_s, self._read = time.monotonic(), bytearray()
+        self._begun_s, self._read, self._seen = time.monotonic(), bytearray(), self._look()
         with self._log.open("ab") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "daemon.workers.inventory"],

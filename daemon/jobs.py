@@ -273,13 +273,18 @@ class JobBook:
         row = self._journal.finish(job.id, rows.CANCELLED, NewEvent("cancelled", {"why": why}))
         self._end(job, rows.CANCELLED, row)
 
+    def free_reserve(self) -> None:
+        """Give back the space that is kept for saying that there is none."""
+        self._takes.free_reserve()
+
     def _end(self, job: Job, state: str, row: EventRow) -> None:
         was_running = job.state == rows.RUNNING
         job.state, job.last_seq = state, row.seq
         del self.active[job.id]
         if state != rows.DONE:
             self._takes.drop_take(job.id)
-        self._takes.recount()
+        self._takes.recount(job.id)
+        self._takes.keep_reserve()
         if was_running or state != rows.CANCELLED:
             self.ended(job, state)
         self.listener(job.id)
@@ -297,7 +302,6 @@ class JobBook:
         self._journal.forget(row.id)
         self._takes.drop_take(row.id)
         self._takes.drop_spool(row.id)
-        self._takes.recount()
         self.listener(row.id)
         return max(0, before - self._takes.used_bytes)
 

@@ -1,4 +1,4 @@
-"""The worker processes: who gets which job, what they say, and when they are ended.
+"""The worker processes: what they say, and when they are ended. Who gets which job is `dispatch`.
 
 One worker per device, one model per worker. Giving memory back is ending a process. Called from the front-
 end's loop after every turn (`turn`); nothing here waits.
@@ -7,16 +7,16 @@ end's loop after every turn (`turn`); nothing here waits.
 from __future__ import annotations
 
 import logging
+import sqlite3
 import time
-from collections.abc import Callable
 from typing import Any
 
 from daemon import journal as rows
 from daemon.config import Settings
 from daemon.jobs import Job, JobBook
 from daemon.metrics import Metrics
-from daemon.quarantine import MANY, Quarantine
-from daemon.scheduler import CostEstimate, Scheduler, Waiting
+from daemon.quarantine import Quarantine
+from daemon.scheduler import CostEstimate, Scheduler
 from daemon.workers.local import LocalWorker
 from protocol.errors import SegueError
 
@@ -25,7 +25,7 @@ _LOG = logging.getLogger("segue.pool")
 
 
 class Pool:
-    """Owns the workers. `spawn` starts one: (name, model, device) -> LocalWorker."""
+    """Owns the workers, in named places: one per device."""
 
     def __init__(
         self,
@@ -34,21 +34,18 @@ class Pool:
         costs: CostEstimate,
         settings: Settings,
         metrics: Metrics,
-        spawn: Callable[[str, str, str], LocalWorker],
     ) -> None:
         self._book, self._scheduler, self.costs = book, scheduler, costs
-        self._settings, self._metrics, self._spawn = settings, metrics, spawn
+        self._settings, self._metrics = settings, metrics
         self.places: dict[str, LocalWorker | None] = {
             f"worker{index}": None for index in range(len(settings.worker.devices))
         }
-        self._devices = dict(zip(self.places, settings.worker.devices, strict=True))
         self.paused = False
         self.starting = True  # False: no queued job is started any more (a stop is under way)
         self.wanted: dict[str, float] = {}  # models that were asked for by `load`, with their keep-alive
         self.known: dict[str, dict[str, Any]] = {}  # what loaded models said about themselves, by name
         self.refusals: dict[str, SegueError] = {}  # why a model could not be loaded last time
         self._quarantine = Quarantine()
-        self._serial = 0
 
     # ---- looking ----
 
@@ -88,16 +85,30 @@ class Pool:
         now = time.monotonic()
         for worker in self.workers:
             worker.flush()
-            for message in worker.receive():
-                self._hear(worker, message)
+            self._listen(worker)
             if worker.poll() is not None:
-                for message in worker.receive():
-                    self._hear(worker, message)
+                self._listen(worker)
                 self._buried(worker, now)
         self._watch(now)
         self._judge_deadlines(now)
-        if not self.paused:
-            self._dispatch(now)
+
+    def _listen(self, worker: LocalWorker) -> None:
+        for message in worker.receive():
+            try:
+                self._hear(worker, message)
+            except (sqlite3.Error, OSError) as error:
+                self._not_journaled(worker, message, error)
+
+    def _not_journaled(self, worker: LocalWorker, message: dict[str, Any], error: Exception) -> None:
+        """The disk did not take what a worker said about a job: end the job, with the space kept for that."""
+        _LOG.error("a job's news could not be written", extra={"op": message["op"]}, exc_info=error)
+        job = self._book.active.get(message.get("job", -1))
+        if job is None:
+            return
+        attempt = job.attempt
+        self._book.free_reserve()
+        self._book.fail(job, SegueError("E_DISK_FULL", "The disk filled up while this job was made."))
+        self._drop(job.id, attempt, time.monotonic())
 
     def _hear(self, worker: LocalWorker, message: dict[str, Any]) -> None:
         op, now = message["op"], time.monotonic()
@@ -116,6 +127,8 @@ class Pool:
             self.wanted.pop(worker.model, None)
             self._metrics.observe("load_seconds", float(message["load_s"]))
             _LOG.info("model loaded", extra={"model": worker.model, "seconds": message["load_s"]})
+        elif op == "broken":
+            worker.broken = message["error"]
         elif op == "load_failed":
             self._load_failed(worker, SegueError.from_map(message["error"]))
         elif op == "progress":
@@ -193,24 +206,35 @@ class Pool:
             job = self._book.active.get(job_id)
             if job is None or job.state != rows.RUNNING or job.attempt != worker.aboard[job_id]:
                 continue
-            self._metrics.count("requeues", reason=worker.why or "worker died")
+            reason = "stalled" if worker.stalled else "asked" if asked else "died"
+            self._metrics.count("requeues", reason=reason)
             if asked and not worker.stalled:
                 self._book.requeue(job, worker.why or "its worker was stopped", forgiven=True)
             else:
-                self._strike(
-                    job, "its worker stalled" if worker.stalled else f"its worker died ({_how(status)})"
-                )
+                self._strike(job, worker, status)
         if worker.state == "loading" and not asked:
             if self._quarantine.lately(worker.model, now) >= self._settings.worker.attempts:
                 message = f"The model {worker.model} could not be loaded: its process died ({_how(status)})."
                 error = SegueError("E_WORKER_DIED", message, retry="after", retry_ms=60_000)
                 self._fail_waiting(worker.model, error)
 
-    def _strike(self, job: Job, why: str) -> None:
-        """A job whose worker died: again, or for good after the last attempt."""
-        if job.strikes >= self._settings.worker.attempts:
-            message = f"This job ended its worker {job.strikes} times and is given up: {why}."
-            self._book.fail(job, SegueError("E_CRASH_LOOP", message, detail=f"attempts: {job.attempt}"))
+    def _strike(self, job: Job, worker: LocalWorker, status: int | None) -> None:
+        """A job whose worker ended under it: again, or for good after the last attempt.
+
+        Memory that was not enough for the job alone will not be enough the next time either.
+        """
+        broken = SegueError.from_map(worker.broken) if worker.broken else None
+        if broken is not None:
+            why = f"its worker met a fault ({broken.message})"
+        else:
+            why = "its worker stalled" if worker.stalled else f"its worker died ({_how(status)})"
+        alone = len(worker.aboard) == 1
+        if broken is not None and broken.code == "E_MEMORY" and alone:
+            self._book.fail(job, broken)
+        elif job.strikes >= self._settings.worker.attempts:
+            code = "E_STALLED" if worker.stalled else "E_CRASH_LOOP"
+            message = f"This job was tried {job.strikes} times and is given up: {why}."
+            self._book.fail(job, SegueError(code, message, detail=f"attempts: {job.attempt}"))
         else:
             self._book.requeue(job, why, forgiven=False)
 
@@ -297,116 +321,6 @@ class Pool:
             attempt = job.attempt
             self._book.fail(job, SegueError("E_DEADLINE", message))
             self._drop(job.id, attempt, now)
-
-    # ---- starting ----
-
-    def _dispatch(self, now: float) -> None:
-        queued = self._book.queued()
-        self._scheduler.keep_only({job.session for job in self._book.active.values()})
-        order = self._scheduler.order(
-            [Waiting(job.id, job.session, job.priority, job.since_s) for job in queued], now
-        )
-        closed: set[str] = set()  # places that start nothing more in this turn
-        loading: set[str] = set()
-        for index, waiting in enumerate(order):
-            job = self._book.active.get(waiting.job)
-            if job is None or job.state != rows.QUEUED:
-                continue  # failed meanwhile with its model
-            job.position = index
-            if self.starting:
-                self._place(job, closed, loading, now)
-        for model, keep_alive_s in list(self.wanted.items()):
-            if self.starting and self.with_model(model) is None:
-                self._make_room(model, closed, keep_alive_s)
-
-    def _place(self, job: Job, closed: set[str], loading: set[str], now: float) -> None:
-        """Start a job, or see to it that its model comes."""
-        worker = self.with_model(job.model)
-        if self.quarantined(job.model):
-            message = f"{job.model} has ended {MANY} workers in a minute and rests for a while."
-            self._book.fail(job, SegueError("E_WORKER_DIED", message, retry="after", retry_ms=60_000))
-        elif worker is not None and worker.state == "loaded":
-            if worker.name not in closed and self._fits(worker, job):
-                self._start(worker, job, now)
-            else:
-                closed.add(worker.name)
-        elif worker is not None:
-            self._say_loading(job, worker, now)
-            closed.add(worker.name)
-        elif not self._make_room(job.model, closed, self.wanted.get(job.model)):
-            job.progress.note = "waiting for a device"
-
-    def _say_loading(self, job: Job, worker: LocalWorker, now: float) -> None:
-        state, note = (
-            ("loading", f"loading {job.model}") if worker.state == "loading" else ("queued", "making room")
-        )
-        if job.progress.state != state:
-            job.progress.state, job.progress.note, job.progress.stamp_s = state, note, now
-
-    def _fits(self, worker: LocalWorker, job: Job) -> bool:
-        """Slots for all variations (one is kept for live work); a job that a worker died under goes alone."""
-        aboard = [found for found in map(self._book.active.get, worker.aboard) if found is not None]
-        if not worker.aboard:
-            return True
-        if job.strikes or any(found.strikes > 1 for found in aboard):
-            return False
-        reserve = 0 if job.priority == "live" else 1
-        taken = sum(found.variations for found in aboard) + (len(worker.aboard) - len(aboard))
-        mine = sum(found.session == job.session for found in aboard)
-        others_wait = any(found.session != job.session for found in self._book.queued())
-        if mine >= 2 and (others_wait or taken + job.variations > self._settings.worker.slots // 2):
-            return False
-        return taken + job.variations <= self._settings.worker.slots - reserve
-
-    def _start(self, worker: LocalWorker, job: Job, now: float) -> None:
-        facts = worker.facts
-        data = {"worker": worker.name, "model": facts["name"]}
-        attempt = self._book.start(job, data | {"device": facts["device"], "precision": facts["precision"]})
-        job.charged_s = self.costs.seconds(job.model, job.audio_s, job.variations)
-        self._scheduler.charge(job.session, job.charged_s)
-        if not worker.aboard:
-            worker.progressed_s = now
-        worker.aboard[job.id] = attempt
-        worker.keep_alive_s = self.wanted.get(worker.model, worker.keep_alive_s)
-        self._metrics.observe("wait_seconds", now - job.since_s)
-        folders = self._folders(job.id)
-        worker.send(
-            {
-                "op": "start", "job": job.id, "attempt": attempt, "spec": job.spec,
-                "chunk_s": self._settings.takes.chunk_s, **folders,
-            }
-        )  # fmt: skip
-
-    def _folders(self, job: int) -> dict[str, str]:
-        return {"spool": str(self._book.spool_folder(job)), "takes": str(self._book.take_folder(job))}
-
-    def _make_room(self, model: str, closed: set[str], keep_alive_s: float | None) -> bool:
-        """Start a worker with this model on a free device, or end an idle one for it. True
-        when it is coming.
-        """
-        for name, worker in self.places.items():
-            if worker is None and name not in closed:
-                self._serial += 1
-                fresh = self._spawn(name, model, self._devices[name])
-                fresh.keep_alive_s = (
-                    self._settings.worker.keep_alive_s if keep_alive_s is None else keep_alive_s
-                )
-                self.places[name] = fresh
-                closed.add(name)
-                _LOG.info("worker started", extra={"worker": name, "model": model, "pid": fresh.pid})
-                return True
-        for worker in self.workers:
-            if worker.state == "loaded" and not worker.aboard and worker.name not in closed:
-                worker.why = f"room was needed for {model}"
-                worker.end()
-                closed.add(worker.name)
-                return True
-        # All at work: the first that is not spoken for finishes what it has and takes nothing new.
-        for worker in self.workers:
-            if worker.name not in closed:
-                closed.add(worker.name)
-                break
-        return False
 
 
 def _how(status: int | None) -> str:

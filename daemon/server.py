@@ -20,7 +20,7 @@ from typing import Any
 
 import zmq
 
-from daemon import inventory, jobs, journal, logs, pool, scheduler, security, takes
+from daemon import dispatch, inventory, jobs, journal, logs, pool, scheduler, security, takes
 from daemon.config import Settings
 from daemon.flow import Flow, Held
 from daemon.metrics import Metrics
@@ -66,10 +66,11 @@ class Server:
         recovered = self.book.recover()
         if recovered:
             _LOG.warning("jobs of the last run go again", extra={"jobs": recovered})
-        self.pool = pool.Pool(
-            self.book, scheduler.Scheduler(settings.queue.ageing_s), scheduler.CostEstimate(), settings,
-            self.metrics, self._spawn,
-        )  # fmt: skip
+        turns = scheduler.Scheduler(settings.queue.ageing_s)
+        self.pool = pool.Pool(self.book, turns, scheduler.CostEstimate(), settings, self.metrics)
+        self.dispatcher = dispatch.Dispatcher(
+            self.book, self.pool, turns, settings, self.metrics, self._spawn
+        )
         self.pool.paused = self.journal.fact("paused") == "1"
         self.flow = Flow(self.book, self.journal, self.takes, settings, self.metrics, self._send)
         self.inventory = inventory.Inventory(self._environment(), self._worker_log("inventory"))
@@ -100,8 +101,8 @@ class Server:
         wanted = self.settings.worker
         return spawn(
             name=name, model=model, device=device, precision=wanted.precision, slots=wanted.slots,
-            threads=wanted.threads, log=self._worker_log(name), environment=self._environment(),
-            folder=self.state,
+            threads=wanted.threads, nice=wanted.nice, log=self._worker_log(name),
+            environment=self._environment(), folder=self.state,
         )  # fmt: skip
 
     def _job_ended(self, job: jobs.Job, state: str) -> None:
@@ -185,6 +186,7 @@ class Server:
     def _turn(self) -> None:
         self.inventory.poll()
         self.pool.turn()
+        self.dispatcher.turn()
         self._answer_held()
         self.flow.push()
         self._check_socket()

@@ -31,6 +31,7 @@ _MAGIC = b"SGCK"
 _WAV = struct.Struct("<4sI4s4sIHHIIHHH4sII4sI")
 WAV_HEADER_BYTES = _WAV.size
 SAMPLE_BYTES = 4
+RESERVE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -178,17 +179,33 @@ class TakeStore:
             folder.mkdir(mode=0o700, exist_ok=True)
         self._quota_bytes = quota_bytes
         self._keep_free_bytes = keep_free_bytes
-        self._used_bytes = disk.used_bytes(self.spool) + disk.used_bytes(self.takes)
+        self._sizes: dict[str, int] = {}
+        for root in (self.spool, self.takes):
+            for folder in root.iterdir():
+                self.recount(folder.name)
+
+        self._reserve = state / "reserve"
+        self.keep_reserve()
 
     # ---- space ----
+
+    def keep_reserve(self) -> None:
+        """Hold some space so that the end of a job can still be journaled on a full disk."""
+        with contextlib.suppress(OSError):
+            if not self._reserve.exists():
+                disk.put_file(self._reserve, [bytes(RESERVE_BYTES)])
+
+    def free_reserve(self) -> None:
+        with contextlib.suppress(OSError):
+            self._reserve.unlink(missing_ok=True)
 
     def check_space(self, need_bytes: int, promised_bytes: int) -> None:
         """Refuse (E_DISK_FULL) what would not fit beside what is there and what was
         promised to other jobs.
         """
         wanted = need_bytes + promised_bytes
-        if self._used_bytes + wanted > self._quota_bytes:
-            free = max(0, self._quota_bytes - self._used_bytes - promised_bytes)
+        if self.used_bytes + wanted > self._quota_bytes:
+            free = max(0, self._quota_bytes - self.used_bytes - promised_bytes)
             raise SegueError(
                 "E_DISK_FULL",
                 f"The takes folder has room for {_size(free)} more and this job may need {_size(need_bytes)}:"
@@ -207,13 +224,19 @@ class TakeStore:
                 retry_ms=30_000,
             )
 
-    def recount(self) -> None:
-        """Measure what is used; called after jobs end."""
-        self._used_bytes = disk.used_bytes(self.spool) + disk.used_bytes(self.takes)
+    def recount(self, job: int | str) -> int:
+        """Measure what a job uses now; returns the bytes that it gave back since the last time."""
+        name = str(job)
+        before = self._sizes.pop(name, 0)
+        now = disk.used_bytes(self.spool / name) + disk.used_bytes(self.takes / name)
+        if now:
+            self._sizes[name] = now
+        return before - now
 
     @property
     def used_bytes(self) -> int:
-        return self._used_bytes
+        """Of spool and takes, as of each job's last count."""
+        return sum(self._sizes.values())
 
     # ---- inputs and spool ----
 
@@ -222,8 +245,9 @@ class TakeStore:
         folder = self.spool_folder(job)
         folder.mkdir(mode=0o700, exist_ok=True)
         for index, payload in enumerate(payloads):
-            self._used_bytes += disk.put_file(folder / f"input.{index}.raw", [payload])
+            disk.put_file(folder / f"input.{index}.raw", [payload])
         disk.sync_folder(self.spool)
+        self.recount(job)
 
     def inputs(self, job: int) -> list[bytes]:
         """The request's audio as it came, in order."""
@@ -247,6 +271,7 @@ class TakeStore:
 
     def drop_spool(self, job: int) -> None:
         shutil.rmtree(self.spool_folder(job), ignore_errors=True)
+        self.recount(job)
 
     def drop_take(self, job: int) -> None:
         shutil.rmtree(self.take_folder(job), ignore_errors=True)
@@ -339,7 +364,8 @@ class TakeStore:
                 said.append(f"takes of {folder.name} belong to no job; kept")
             elif state != "done":
                 shutil.rmtree(folder, ignore_errors=True)
-        self.recount()
+        for name in list(self._sizes):
+            self.recount(name)
         return said
 
 

@@ -134,17 +134,17 @@ class GenModelPlayer:
     def progress(self, ticket: Hashable) -> Progress:
         if not isinstance(ticket, GenerationJob):
             raise TypeError("not a ticket of this player")
-        state = "decoding" if ticket.steps_done >= ticket.steps_total else ticket.state
-        state = {"done": "decoding", "failed": "decoding", "dropped": "decoding"}.get(state, state)
+        under_way = ticket.state in ("waiting", "prefill", "generating")
+        state = ticket.state if under_way and ticket.steps_done < ticket.steps_total else "decoding"
         return Progress(state, ticket.steps_done, ticket.steps_total)
 
     def remarks(self, order: Order) -> dict[str, Any]:
         """Words of the text that the model does not know, where it can tell."""
         conditioners = self._model.lm.condition_provider.conditioners
-        words = conditioners["description"] if "description" in conditioners else None
+        words: Any = conditioners["description"] if "description" in conditioners else None
         if order.text and hasattr(words, "unknown_words"):
-            unknown = words.unknown_words(order.text)
-            return {"unknown_words": list(unknown)} if unknown else {}
+            unknown = list(words.unknown_words(order.text))
+            return {"unknown_words": unknown} if unknown else {}
         return {}
 
     @property

@@ -49,6 +49,7 @@ class LocalWorker:
     closed: bool = False  # it has closed its end: about to be gone
     stalled: bool = False
     why: str = ""  # why it was ended, in words
+    broken: dict[str, Any] | None = None  # the error it ended itself with
     decoder: Decoder = field(default_factory=Decoder)
     pending: bytearray = field(default_factory=bytearray)
 
@@ -139,6 +140,7 @@ def spawn(
     precision: str,
     slots: int,
     threads: int,
+    nice: int,
     log: Path,
     environment: dict[str, str],
     folder: Path,
@@ -149,6 +151,7 @@ def spawn(
     # -P and PYTHONPATH: what lies in the current folder is never imported by accident
     command = [sys.executable, "-P", "-m", "daemon.workers.main", "--model", model, "--device", device]
     command += ["--precision", precision, "--slots", str(slots), "--threads", str(threads)]
+    command += ["--nice", str(nice)]
     command += ["--parent", str(os.getpid())]
     variables = dict(os.environ, PYTORCH_CUDA_ALLOC_CONF="expandable_segments:True", MALLOC_ARENA_MAX="2")
     variables |= environment

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from daemon.workers.interface import Samples
 
@@ -59,7 +60,7 @@ def integrated_lufs(samples: Samples, rate: int) -> float | None:
 def _powers(block: Samples, rate: int) -> np.float64:
     """Mean square of a K-weighted block, channels summed (both have weight 1)."""
     count = block.shape[1]
-    spectrum: np.ndarray = np.abs(np.fft.rfft(block, axis=1)) ** 2
+    spectrum: NDArray[np.float64] = np.asarray(np.abs(np.fft.rfft(block, axis=1)) ** 2, np.float64)
     spectrum *= _k_weighting_power(np.fft.rfftfreq(count, 1 / rate))
     doubled = 2 * spectrum.sum() - spectrum[:, 0].sum() - (spectrum[:, -1].sum() if count % 2 == 0 else 0.0)
     return np.float64(doubled / count**2)

@@ -116,7 +116,12 @@ class Worker:
 
     def _step(self) -> None:
         begun = time.monotonic()
-        pieces = self._player.step()
+        try:
+            pieces = self._player.step()
+        except Exception as error:  # nobody knows what state the model is in: say why, and end
+            self._link.send({"op": "broken", "error": error_map(error)})
+            self._ended = True
+            return
         self._steps += 1
         self._step_time_s += time.monotonic() - begun
         by_ticket = {rendering.ticket: rendering for rendering in self._jobs.values()}
@@ -233,6 +238,15 @@ def _die_with_parent(parent: int) -> None:
         raise SystemExit(0)
 
 
+def _be_modest(nice: int) -> None:
+    """What plays audio on this machine comes first; when memory runs out it is taken from us."""
+    if nice:
+        with contextlib.suppress(OSError):
+            os.nice(nice)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
+
+
 def _resident_bytes() -> int:
     """Memory of this process (0 where it cannot be read cheaply)."""
     with contextlib.suppress(OSError, ValueError, IndexError):
@@ -247,13 +261,13 @@ def main() -> int:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--nice", type=int, default=0)
     parser.add_argument("--parent", type=int, default=os.getppid())
     given = parser.parse_args()
     _die_with_parent(given.parent)
+    _be_modest(given.nice)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the front-end's business
     link = Link()
-    if given.threads:
-        os.environ["OMP_NUM_THREADS"] = str(given.threads)
     try:
         link.send({"op": "ready", "pid": os.getpid()})
         begun = time.monotonic()

@@ -1,0 +1,158 @@
+"""Who gets which job: the queue's order, slots, models that must come first.
+
+A head of the queue that cannot start keeps its worker closed for those behind it, so that nobody small slips
+past it for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from daemon import journal as rows
+from daemon.config import Settings
+from daemon.jobs import Job, JobBook
+from daemon.metrics import Metrics
+from daemon.pool import Pool
+from daemon.quarantine import MANY
+from daemon.scheduler import Scheduler, Waiting
+from daemon.workers.local import LocalWorker
+from protocol.errors import SegueError
+
+SHARE = 2  # jobs of one session that run at once while others might want to
+_LOG = logging.getLogger("segue.dispatch")
+
+
+class Dispatcher:
+    """Owned by the front-end's one thread. `spawn` starts a worker: (name, model, device) -> LocalWorker."""
+
+    def __init__(
+        self,
+        book: JobBook,
+        pool: Pool,
+        scheduler: Scheduler,
+        settings: Settings,
+        metrics: Metrics,
+        spawn: Callable[[str, str, str], LocalWorker],
+    ) -> None:
+        self._book, self._pool, self._scheduler = book, pool, scheduler
+        self._settings, self._metrics, self._spawn = settings, metrics, spawn
+        self._devices = dict(zip(pool.places, settings.worker.devices, strict=True))
+
+    def turn(self) -> None:
+        """Start what may start now, and see to it that the models come that are waited for."""
+        if self._pool.paused:
+            return
+        now = time.monotonic()
+        queued = self._book.queued()
+        self._scheduler.keep_only({job.session for job in self._book.active.values()})
+        order = self._scheduler.order(
+            [Waiting(job.id, job.session, job.priority, job.since_s) for job in queued], now
+        )
+        closed: set[str] = set()  # places that start nothing more in this turn
+        for index, waiting in enumerate(order):
+            job = self._book.active.get(waiting.job)
+            if job is None or job.state != rows.QUEUED:
+                continue  # failed meanwhile with its model
+            job.position = index
+            if self._pool.starting:
+                self._place(job, closed, now)
+        for model, keep_alive_s in list(self._pool.wanted.items()):
+            if self._pool.starting and self._pool.with_model(model) is None:
+                self._make_room(model, closed, keep_alive_s)
+
+    def _place(self, job: Job, closed: set[str], now: float) -> None:
+        """Start a job, or see to it that its model comes."""
+        worker = self._pool.with_model(job.model)
+        if self._pool.quarantined(job.model):
+            message = f"{job.model} has ended {MANY} workers in a minute and rests for a while."
+            self._book.fail(job, SegueError("E_WORKER_DIED", message, retry="after", retry_ms=60_000))
+        elif worker is not None and worker.state == "loaded":
+            if self._has_its_share(worker, job):
+                return  # others may pass: this session has enough aboard already
+            if worker.name not in closed and self._fits(worker, job):
+                self._start(worker, job, now)
+            else:
+                closed.add(worker.name)
+        elif worker is not None:
+            self._say_loading(job, worker, now)
+            closed.add(worker.name)
+        elif not self._make_room(job.model, closed, self._pool.wanted.get(job.model)):
+            job.progress.note = "waiting for a device"
+
+    def _say_loading(self, job: Job, worker: LocalWorker, now: float) -> None:
+        state, note = (
+            ("loading", f"loading {job.model}") if worker.state == "loading" else ("queued", "making room")
+        )
+        if job.progress.state != state:
+            job.progress.state, job.progress.note, job.progress.stamp_s = state, note, now
+
+    def _fits(self, worker: LocalWorker, job: Job) -> bool:
+        """Slots for all variations (one is kept for live work); a job that a worker died under goes alone."""
+        aboard = [found for found in map(self._book.active.get, worker.aboard) if found is not None]
+        if not worker.aboard:
+            return True
+        if job.strikes or any(found.strikes > 1 for found in aboard):
+            return False
+        reserve = 0 if job.priority == "live" else 1
+        taken = sum(found.variations for found in aboard) + (len(worker.aboard) - len(aboard))
+        return taken + job.variations <= self._settings.worker.slots - reserve
+
+    def _has_its_share(self, worker: LocalWorker, job: Job) -> bool:
+        """A session with two jobs aboard leaves the rest of the slots to others who wait or may come."""
+        aboard = [found for found in map(self._book.active.get, worker.aboard) if found is not None]
+        if sum(found.session == job.session for found in aboard) < SHARE or job.priority == "live":
+            return False
+        taken = sum(found.variations for found in aboard)
+        others_wait = any(found.session != job.session for found in self._book.queued())
+        return others_wait or taken + job.variations > self._settings.worker.slots // 2
+
+    def _start(self, worker: LocalWorker, job: Job, now: float) -> None:
+        facts = worker.facts
+        data = {"worker": worker.name, "model": facts["name"]}
+        attempt = self._book.start(job, data | {"device": facts["device"], "precision": facts["precision"]})
+        job.charged_s = self._pool.costs.seconds(job.model, job.audio_s, job.variations)
+        self._scheduler.charge(job.session, job.charged_s)
+        if not worker.aboard:
+            worker.progressed_s = now
+        worker.aboard[job.id] = attempt
+        worker.keep_alive_s = self._pool.wanted.get(worker.model, worker.keep_alive_s)
+        self._metrics.observe("wait_seconds", now - job.since_s)
+        folders = self._folders(job.id)
+        worker.send(
+            {
+                "op": "start", "job": job.id, "attempt": attempt, "spec": job.spec,
+                "chunk_s": self._settings.takes.chunk_s, **folders,
+            }
+        )  # fmt: skip
+
+    def _folders(self, job: int) -> dict[str, str]:
+        return {"spool": str(self._book.spool_folder(job)), "takes": str(self._book.take_folder(job))}
+
+    def _make_room(self, model: str, closed: set[str], keep_alive_s: float | None) -> bool:
+        """Start a worker with this model on a free device, or end an idle one for it. True
+        when it is coming.
+        """
+        for name, worker in self._pool.places.items():
+            if worker is None and name not in closed:
+                fresh = self._spawn(name, model, self._devices[name])
+                fresh.keep_alive_s = (
+                    self._settings.worker.keep_alive_s if keep_alive_s is None else keep_alive_s
+                )
+                self._pool.places[name] = fresh
+                closed.add(name)
+                _LOG.info("worker started", extra={"worker": name, "model": model, "pid": fresh.pid})
+                return True
+        for worker in self._pool.workers:
+            if worker.state == "loaded" and not worker.aboard and worker.name not in closed:
+                worker.why = f"room was needed for {model}"
+                worker.end()
+                closed.add(worker.name)
+                return True
+        # All at work: the first that is not spoken for finishes what it has and takes nothing new.
+        for worker in self._pool.workers:
+            if worker.name not in closed:
+                closed.add(worker.name)
+                break
+        return False
