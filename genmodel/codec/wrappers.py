@@ -31,6 +31,7 @@ class _Wrapper(CompressionModel):
             )
         self.inner = inner
         self._parts = parts
+        self.training = inner.training
 
     @property
     def core(self) -> EncodecModel:

@@ -1,0 +1,1 @@
+"""Tests of genmodel.codec and genmodel.errors."""
