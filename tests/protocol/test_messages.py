@@ -297,7 +297,7 @@ def test_damaged_audio_is_never_handed_out() -> None:
             "state": "running",
             "events": [{"event": "audio", "seq": 1}],
         },
-        {"op": "next", "id": 1, "ok": True, "job": "1", "state": "dancing"},
+        {"op": "next", "id": 1, "ok": True, "job": "1", "state": "a b"},
         {"op": "metrics", "id": 1, "ok": True, "data": {"bytes": 1, "crc": 0}},
         {"op": "metrics", "id": 1, "ok": True, "data": 5},
         {"op": "ping", "id": 1, "ok": True, "boot": "b", "audio": 5},
