@@ -31,9 +31,8 @@ if TYPE_CHECKING:
 
 Subtype = Literal["float", "pcm24", "pcm16"]
 
-# A frame of every published codec is at least this long (50 frames a second): nothing shorter can be
-# continued.
-MIN_PROMPT_S = 0.02
+# The last four frames of the codec (80 ms) are made again, and one must be left to go on from.
+MIN_PROMPT_S = 0.1
 # Below one step of a 16-bit recording there is nothing to hear and nothing to continue.
 SILENCE_PEAK = 2.0**-15
 
@@ -118,8 +117,6 @@ def inspect(path: Path) -> AudioFileInfo:
     """Read the header. Raises ``E_AUDIO`` for anything that is not one or two channels of audio at a usable
     rate.
     """
-    import soundfile
-
     if not path.exists():
         raise _refused(path, "is not there: check the name and the folder")
     if path.is_dir():
@@ -135,6 +132,8 @@ def inspect(path: Path) -> AudioFileInfo:
         raise _refused(path, "is empty (0 bytes)")
     if _wav_header_rate(head) == 0:
         raise _refused(path, "says that its sample rate is 0 Hz", f"{MIN_RATE_HZ} to {MAX_RATE_HZ} Hz")
+    import soundfile
+
     try:
         raw = soundfile.info(str(path))
     except (soundfile.SoundFileError, RuntimeError) as error:
@@ -157,7 +156,7 @@ def inspect(path: Path) -> AudioFileInfo:
 def read_before(info: AudioFileInfo, end_frame: int, max_frames: int) -> Excerpt:
     """The last ``max_frames`` before ``end_frame``, and only those, from disk.
 
-    Refuses (``E_AUDIO``) a stretch that is shorter than a codec frame, silent, damaged, or holds NaN or
+    Refuses (``E_AUDIO``) a stretch that is too short, silent, damaged, or holds NaN or
     infinity.
     """
     import numpy as np
@@ -178,8 +177,8 @@ def read_before(info: AudioFileInfo, end_frame: int, max_frames: int) -> Excerpt
     if len(samples) < MIN_PROMPT_S * info.rate_hz:
         raise _refused(
             info.path,
-            f"gives only {len(samples)} sample{'s' if len(samples) > 1 else ''} to continue from, "
-            "less than one frame of the codec",
+            f"gives only {len(samples)} sample{'s' if len(samples) > 1 else ''} to continue from, too few "
+            "for the frames of the codec",
             f"at least {MIN_PROMPT_S * 1000:.0f} ms",
         )
     finite = np.isfinite(samples)
@@ -235,8 +234,9 @@ def write_wav(path: Path, pieces: Sequence[Any], rate_hz: int, subtype: Subtype)
         digest = sha256_of(temporary)
         publish(temporary, path)
     except (soundfile.SoundFileError, RuntimeError, OSError) as error:
+        meaning = disk_error(path, error)  # judged while the disk is still as full as it was
         temporary.unlink(missing_ok=True)
-        raise disk_error(path, error) from error
+        raise meaning from error
     frames = sum(len(piece) for piece in pieces)
     return WrittenFile(path, frames, rate_hz, width, subtype, peak, clipped, digest)
 
@@ -277,7 +277,8 @@ def disk_error(path: Path, error: Exception) -> Exception:
     if isinstance(error, FileExistsError):
         return error
     number = error.errno if isinstance(error, OSError) else None
-    if number in (errno.ENOSPC, errno.EDQUOT) or _disk_is_full(path.parent):
+    # libsndfile only says "system error": then the disk itself is asked.
+    if number in (errno.ENOSPC, errno.EDQUOT) or (number is None and _disk_is_full(path.parent)):
         return SegueError(
             "E_DISK_FULL",
             f"The disk of {path.parent} is full; make room and try again.",

@@ -72,12 +72,12 @@ def _make(args: Any, making: Making, reporter: Reporter) -> int:
             return CANCELLED
         reporter.writing()
         try:
-            files = land(collector, folder.path, frames=submit.length_frames, subtype=making.subtype)
+            written = _write(args, making, folder, collector, outcome, reporter)
         except BaseException:
             folder.remove_takes()
             reporter.note(f"The daemon still has the takes: segue takes export {outcome.job}")
             raise
-        _finish(args, making, folder, collector, files, outcome, reporter)
+        _tell(making, folder, written, outcome, reporter)
         return DONE
     finally:
         collector.close()
@@ -89,59 +89,68 @@ def _cancel(job: str) -> None:
         client.cancel(job)
 
 
-def _finish(
-    args: Any,
-    making: Making,
-    folder: Folder,
-    collector: Collector,
-    files: list[LandedStem],
-    outcome: Outcome,
-    reporter: Reporter,
-) -> None:
-    """Joined files, manifest, picture, and the last words."""
+@dataclasses.dataclass(frozen=True)
+class _Written:
+    """What lies in the folder at the end."""
+
+    stems: list[LandedStem]
+    joined: list[tuple[int, WrittenFile]]
+    picture: str | None
+
+
+def _write(
+    args: Any, making: Making, folder: Folder, collector: Collector, outcome: Outcome, reporter: Reporter
+) -> _Written:
+    """All files, the manifest last."""
+    stems = land(collector, folder.path, frames=making.submit.length_frames, subtype=making.subtype)
     joined_files = _write_joined(making, folder, collector)
-    for landed in files:
-        _tell_file(reporter, landed.take, "take", landed.variation, landed.stem)
-        if landed.handle:
-            _tell_file(reporter, landed.handle, "handle", landed.variation, landed.stem)
-    for number, written in joined_files:
-        _tell_file(reporter, written, "joined", number, "mix")
-    for name in outcome.manifest.get("ignored") or ():
-        model = model_name(making.submit, outcome)
-        reporter.note(f"{model} does not listen to {_CONDITIONS.get(name, name)}: that was left aside.")
-    clipped = [item for item in files if item.take.clipped_samples]
-    for item in clipped:
-        reporter.note(
-            f"{item.take.path.name}: {item.take.clipped_samples} samples were louder than full scale "
-            f"(peak {item.take.peak:.3f}) and were clipped; --subtype float keeps them."
-        )
-    picture = None
-    if args.overview:
-        picture = _draw(making, folder, collector, outcome, reporter)
+    picture = _draw(making, folder, collector, outcome, reporter) if args.overview else None
     write_manifest(
         folder.path,
         command=making.command,
         submit=making.submit,
         excerpt=making.excerpt,
         subtype=making.subtype,
-        stems=files,
+        stems=stems,
         joined=joined_files,
         overview=picture,
         outcome=outcome,
     )
+    return _Written(stems, joined_files, picture)
+
+
+def _tell(making: Making, folder: Folder, written: _Written, outcome: Outcome, reporter: Reporter) -> None:
+    """What was written, what is worth knowing about it, and where it is."""
+    for item in written.stems:
+        _tell_file(reporter, item.take, "take", item.variation, item.stem)
+        if item.handle:
+            _tell_file(reporter, item.handle, "handle", item.variation, item.stem)
+    for number, file in written.joined:
+        _tell_file(reporter, file, "joined", number, "mix")
+    if written.picture:
+        reporter.event("file", path=str(folder.path / written.picture), kind="overview")
     reporter.event("file", path=str(folder.path / "manifest.json"), kind="manifest")
+    model = model_name(making.submit, outcome)
+    for name in outcome.manifest.get("ignored") or ():
+        reporter.note(f"{model} does not listen to {_CONDITIONS.get(name, name)}: that was left aside.")
+    for item in written.stems:
+        if item.take.clipped_samples:
+            reporter.note(
+                f"{item.take.path.name}: {item.take.clipped_samples} samples were louder than full scale "
+                f"(peak {item.take.peak:.3f}) and were clipped; --subtype float keeps them."
+            )
     reporter.event(
         "done",
         folder=str(folder.path),
         files=sorted(entry.name for entry in folder.path.iterdir() if not entry.name.startswith(".")),
         seed=outcome.seed,
-        model=model_name(making.submit, outcome),
+        model=model,
         first_audio_s=rounded(outcome.first_audio_s),
         total_s=rounded(outcome.total_s),
         xrt=rounded(xrt(making.submit, outcome)),
     )
     reporter.close()
-    reporter.summary(_last_words(making, folder, files, joined_files, outcome, picture))
+    reporter.summary(_last_words(making, folder, written, outcome))
 
 
 def _tell_file(reporter: Reporter, written: WrittenFile, kind: str, variation: int, stem: str) -> None:
@@ -212,7 +221,6 @@ def _draw(
         reporter.note(f"overview.png could not be drawn ({type(error).__name__}); the takes are complete.")
         (folder.path / "overview.png").unlink(missing_ok=True)
         return None
-    reporter.event("file", path=str(folder.path / "overview.png"), kind="overview")
     return "overview.png"
 
 
@@ -232,14 +240,7 @@ def _length_words(submit: Submit) -> str:
     return f"{submit.length_frames / submit.host_rate_hz:.3f}".rstrip("0").rstrip(".") + " s"
 
 
-def _last_words(
-    making: Making,
-    folder: Folder,
-    files: list[LandedStem],
-    joined_files: list[tuple[int, WrittenFile]],
-    outcome: Outcome,
-    picture: str | None,
-) -> list[str]:
+def _last_words(making: Making, folder: Folder, written: _Written, outcome: Outcome) -> list[str]:
     submit = making.submit
     seconds = submit.length_frames / submit.host_rate_hz
     takes = f"{submit.variations} take{'s' if submit.variations > 1 else ''}"
@@ -251,17 +252,17 @@ def _last_words(
         f"{xrt(submit, outcome) or 0:.2f} × real time{at_once}.",
         f"Files in {folder.path}:",
     ]
-    if joined_files:
-        names = ", ".join(written.path.name for _number, written in joined_files)
+    if written.joined:
+        names = ", ".join(file.path.name for _number, file in written.joined)
         lines.append(f"  {names}: what was there and how it goes on, in one file")
-    for item in files:
+    for item in written.stems:
         if item.variation == 1:
             of = f"v1…v{submit.variations}" if submit.variations > 1 else "v1"
             what = "the take alone, from the seam on" if item.stem == "mix" else "its stem"
             lines.append(f"  {of}.{item.stem}.wav: {what}")
-    if picture:
-        lines.append(f"  {picture}: waveform and spectrogram, the seam marked")
-    first = joined_files[0][1].path if joined_files else files[0].take.path
+    if written.picture:
+        lines.append(f"  {written.picture}: waveform and spectrogram, the seam marked")
+    first = written.joined[0][1].path if written.joined else written.stems[0].take.path
     lines.append(f"To hear it: {_player()} {_quoted(str(first))}")
     return lines
 

@@ -42,9 +42,9 @@ def test_every_kind_of_file_is_read(write: Write, name: str, subtype: str, ours:
 def test_only_the_stretch_before_the_seam_is_read(write: Write) -> None:
     samples = np.linspace(-0.9, 0.9, 44_100 * 2)[:, None]
     info = inspect(write("ramp.wav", samples=samples, subtype="FLOAT"))
-    excerpt = read_before(info, 50_000, 1_000)
-    assert (excerpt.start_frame, excerpt.end_frame) == (49_000, 50_000)
-    np.testing.assert_array_equal(excerpt.samples, samples[49_000:50_000].astype(np.float32))
+    excerpt = read_before(info, 50_000, 5_000)
+    assert (excerpt.start_frame, excerpt.end_frame) == (45_000, 50_000)
+    np.testing.assert_array_equal(excerpt.samples, samples[45_000:50_000].astype(np.float32))
 
 
 def test_ten_hours_are_read_from_the_end_alone(tmp_path: Path) -> None:
@@ -91,7 +91,10 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "1 Hz": (lambda path: soundfile.write(path, np.full((100, 1), 0.5), 1), "sample rate of 1 Hz"),
     "7 channels": (lambda path: soundfile.write(path, np.full((9_000, 7), 0.5), 44_100), "7 channels"),
     "one sample": (lambda path: soundfile.write(path, np.full((1, 1), 0.5), 44_100), "only 1 sample "),
-    "19 ms": (lambda path: soundfile.write(path, np.full((837, 1), 0.5), 44_100), "only 837 samples"),
+    "99 ms": (
+        lambda path: soundfile.write(path, np.full((4_409, 1), 0.5), 44_100),
+        "only 4409 samples to continue from",
+    ),
     "silent": (lambda path: soundfile.write(path, np.zeros((44_100, 1)), 44_100), "is silent from 0.00"),
     "NaN": (lambda path: _with(path, s500=float("nan")), "holds 1 sample that is not a number"),
     "infinity": (

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -44,14 +44,18 @@ def test_ping_imports_nothing_heavy(sandbox: Path) -> None:
 
 @pytest.mark.parametrize("words", [["ping"], ["--help"], ["continue", "nowhere.wav"]])
 def test_the_command_answers_quickly(sandbox: Path, words: list[str]) -> None:
-    """150 ms beside Python's own start; three times that here, because tests share the machine."""
+    """150 ms beside Python's own start on an idle machine; here twice that, and time on a processor, because
+    tests share the machine.
+    """
 
     def best_s(*line: str) -> float:
         times = []
         for _ in range(5):
-            begun = time.perf_counter()
+            before = os.times()
             subprocess.run([sys.executable, *line], capture_output=True, check=False, cwd=ROOT)
-            times.append(time.perf_counter() - begun)
+            after = os.times()
+            used = after.children_user + after.children_system
+            times.append(used - before.children_user - before.children_system)
         return min(times)
 
-    assert best_s("-m", "bridge_clients.cli", *words) - best_s("-c", "pass") < 0.45
+    assert best_s("-m", "bridge_clients.cli", *words) - best_s("-c", "pass") < 0.30
