@@ -8,6 +8,7 @@ imported here. The promise is an answer within 50 ms whatever the workers do.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import secrets
@@ -35,8 +36,20 @@ from protocol.replies import Reply
 BURST = 64  # requests taken in one turn before workers are looked at again
 BUSY_TURN_S, IDLE_TURN_S = 0.05, 1.0
 MAX_HELD = 1024
+MAX_LATE, MAX_LATE_BYTES, LATE_S = 256, 16 << 20, 2.0
+LATE_TURN_S = 0.005
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 _LOG = logging.getLogger("segue.server")
+
+
+@dataclasses.dataclass
+class _Late:
+    """An answer that a client's socket did not take yet."""
+
+    until_s: float
+    envelope: list[bytes]
+    frames: Sequence[Any]
+    size: int
 
 
 class Server:
@@ -82,6 +95,7 @@ class Server:
         )  # fmt: skip
         self.book.ended = self._job_ended
         self._held: list[Held] = []
+        self._late: list[_Late] = []
         self._finish: str | None = None  # what a stop under way still waits for: "none", "running" or "all"
         self._leave = False
         self._stop_by_s: float | None = None
@@ -187,11 +201,14 @@ class Server:
         self.inventory.poll()
         self.pool.turn()
         self.dispatcher.turn()
+        self._send_late()
         self._answer_held()
         self.flow.push()
         self._check_socket()
 
     def _patience_s(self) -> float:
+        if self._late:
+            return LATE_TURN_S
         active = self._held or self.flow.attached or self.pool.busy or self.inventory.asking or self._finish
         return BUSY_TURN_S if active or (self.book.active and not self.pool.paused) else IDLE_TURN_S
 
@@ -254,8 +271,24 @@ class Server:
         self._reply(envelope, encode_error(error, op, request_id))
 
     def _reply(self, envelope: list[bytes], frames: Sequence[Any]) -> None:
-        if self._send(envelope, frames) != "sent":
+        """Send, or try again for a while when the client has more answers under way than its socket takes."""
+        outcome = self._send(envelope, frames)
+        size = sum(memoryview(frame).nbytes for frame in frames)
+        waiting = sum(entry.size for entry in self._late)
+        if outcome == "full" and len(self._late) < MAX_LATE and waiting + size <= MAX_LATE_BYTES:
+            self._late.append(_Late(time.monotonic() + LATE_S, envelope, frames, size))
+        elif outcome != "sent":
             self.metrics.count("peers_lost")
+
+    def _send_late(self) -> None:
+        now, kept = time.monotonic(), []
+        for entry in self._late:
+            outcome = self._send(entry.envelope, entry.frames)
+            if outcome == "full" and now < entry.until_s:
+                kept.append(entry)
+            elif outcome != "sent":
+                self.metrics.count("peers_lost")
+        self._late = kept
 
     # ---- requests that wait ----
 

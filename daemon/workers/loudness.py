@@ -42,11 +42,11 @@ def integrated_lufs(samples: Samples, rate: int) -> float | None:
     if count == 0:
         return None
     if count < block:
-        powers = _powers(samples[:, :count], rate)[None]
+        powers: NDArray[np.float64] = np.array([_power(samples, rate)])
     else:
         hop = max(1, block // _OVERLAP)
         powers = np.array(
-            [_powers(samples[:, at : at + block], rate) for at in range(0, count - block + 1, hop)]
+            [_power(samples[:, at : at + block], rate) for at in range(0, count - block + 1, hop)]
         )
     loudness = -0.691 + 10 * np.log10(np.maximum(powers, 1e-20))
     kept = powers[loudness > _ABSOLUTE_GATE_LUFS]
@@ -57,10 +57,10 @@ def integrated_lufs(samples: Samples, rate: int) -> float | None:
     return round(-0.691 + 10 * math.log10(float(kept.mean())), 2)
 
 
-def _powers(block: Samples, rate: int) -> np.float64:
+def _power(block: Samples, rate: int) -> float:
     """Mean square of a K-weighted block, channels summed (both have weight 1)."""
     count = block.shape[1]
     spectrum: NDArray[np.float64] = np.asarray(np.abs(np.fft.rfft(block, axis=1)) ** 2, np.float64)
     spectrum *= _k_weighting_power(np.fft.rfftfreq(count, 1 / rate))
     doubled = 2 * spectrum.sum() - spectrum[:, 0].sum() - (spectrum[:, -1].sum() if count % 2 == 0 else 0.0)
-    return np.float64(doubled / count**2)
+    return float(doubled) / count**2
