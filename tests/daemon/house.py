@@ -29,10 +29,11 @@ ROOT = Path(__file__).resolve().parents[2]
 class House:
     """One daemon process and its folders."""
 
-    def __init__(self, *settings: str, model: str = "coded") -> None:
+    def __init__(self, *settings: str, model: str = "coded", real: bool = False) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="segue-t-", dir="/tmp"))  # short: socket paths are bounded
         self.runtime, self.state = self.folder / "run", self.folder / "state"
         self.settings = [f"worker.default_model={model}", "worker.keep_alive_s=-1", *settings]
+        self.hook = {} if real else {"SEGUE_TEST_ENGINE": "tests.daemon.engine:make"}
         self.process: subprocess.Popen[bytes] | None = None
         self.connection: dict[str, Any] = {}
 
@@ -42,10 +43,10 @@ class House:
             SEGUE_RUNTIME=str(self.runtime),
             SEGUE_STATE=str(self.state),
             SEGUE_CONFIG="",
-            SEGUE_TEST_ENGINE="tests.daemon.engine:make",
             SEGUE_TEST_COUNTER=str(self.folder / "crashes"),
             PYTHONPATH=str(ROOT),
             OMP_NUM_THREADS="1",
+            **self.hook,
         )
 
     def start(self) -> House:
