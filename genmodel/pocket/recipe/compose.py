@@ -41,6 +41,7 @@ METER_WORDS = {
     "7/8": "seveneight",
     "4/4": "fourfour",
 }
+SONG_SECONDS = 22.0
 HELD_OUT_FROM = 1_000_000
 """Seeds from here on are never trained on."""
 
@@ -58,7 +59,7 @@ def _pick(rng: random.Random, weights: dict[str, float]) -> str:
     return rng.choices(list(weights), list(weights.values()))[0]
 
 
-def compose(seed: int, seconds: float = 22.0) -> Song:
+def compose(seed: int, seconds: float = SONG_SECONDS) -> Song:
     """The song of a seed, about `seconds` long, in whole loops."""
     rng = random.Random(seed)
     genre = rng.choice(sorted(STYLES))
@@ -238,7 +239,7 @@ def vocabulary() -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Compose the song of a seed and show what it is.")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=22.0)
+    parser.add_argument("--seconds", type=float, default=SONG_SECONDS)
     options = parser.parse_args(argv)
     song = compose(options.seed, options.seconds)
     facts = {

@@ -49,6 +49,7 @@ def _write(path: Path, text: str) -> None:
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     partial = path.with_name(path.name + ".part")
     save_file(tensors, partial, metadata={"format": "pt"})
+    partial.chmod(0o644)
     os.replace(partial, path)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from genmodel.lm.conditioners.frames import HARMONY_DIM, TRANSPORT_DIM, transport_features
 from genmodel.pocket.chroma import repeat_chroma
-from genmodel.pocket.recipe.compose import HELD_OUT_FROM, compose
+from genmodel.pocket.recipe.compose import HELD_OUT_FROM, SONG_SECONDS, compose
 from genmodel.pocket.recipe.song import STEMS, Song
 
 FRAME_RATE = 50.0
@@ -56,7 +56,7 @@ class TokenSong:
         return self.chroma[name].float() / 255
 
 
-def load_songs(folder: Path, held_out: bool, seconds: float = 22.0) -> list[TokenSong]:
+def load_songs(folder: Path, held_out: bool, seconds: float = SONG_SECONDS) -> list[TokenSong]:
     songs = []
     for path in sorted(p for p in folder.glob("*.npz") if p.stem.isdigit()):
         if (int(path.stem) >= HELD_OUT_FROM) != held_out:

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from genmodel.pocket.recipe import voices
-from genmodel.pocket.recipe.compose import compose
+from genmodel.pocket.recipe.compose import SONG_SECONDS, compose
 from genmodel.pocket.recipe.song import STEMS, Part, Song
 
 RATE_HZ = 32_000
@@ -35,6 +35,7 @@ FONT_FOLDERS = (
 STEM_DB = (-20.0, -21.0, -21.0)
 MIX_DB = -17.0
 PEAK = 0.95
+BLOCK_SAMPLES = 64
 TAIL_SECONDS = 3.0
 """Silence run through the synthesiser between stems: a reset alone leaves the reverb's tail in the unit."""
 
@@ -94,10 +95,12 @@ class FontPlayer:
         library.fluid_settings_setint(self._settings, b"synth.chorus.active", 0)
         library.fluid_settings_setint(self._settings, b"synth.polyphony", 96)
         self._synth = ctypes.c_void_p(library.new_fluid_synth(self._settings))
+        self._written = 0
         if library.fluid_synth_sfload(self._synth, str(path).encode(), 1) < 0:
             raise RenderError(f"FluidSynth could not read the sound font {path}")
 
     def _write(self, left: np.ndarray, right: np.ndarray) -> None:
+        self._written += len(left)
         self._library.fluid_synth_write_float(
             self._synth, len(left), left.ctypes.data, 0, 1, right.ctypes.data, 0, 1
         )
@@ -111,7 +114,9 @@ class FontPlayer:
         library, synth = self._library, self._synth
         library.fluid_synth_system_reset(synth)
         library.fluid_settings_setnum(self._settings, b"synth.reverb.level", reverb)
-        silence = np.zeros((2, int(TAIL_SECONDS * self.rate_hz)), dtype=np.float32)
+        # The synthesiser works in blocks and keeps what is left of one: every stem begins on its own.
+        tail = int(TAIL_SECONDS * self.rate_hz)
+        silence = np.zeros((2, tail + -(self._written + tail) % BLOCK_SAMPLES), dtype=np.float32)
         self._write(silence[0], silence[1])
         events: list[tuple[float, int, int, int, int]] = []
         for index, part in enumerate(parts):
@@ -129,7 +134,7 @@ class FontPlayer:
         events.sort()
         done = 0
         for at, on, channel, pitch, velocity in events:
-            upto = min(samples, int(at * self.rate_hz) // 64 * 64)
+            upto = min(samples, int(at * self.rate_hz) // BLOCK_SAMPLES * BLOCK_SAMPLES)
             if upto > done:
                 self._write(out[0, done:upto], out[1, done:upto])
                 done = upto
@@ -209,7 +214,7 @@ def to_int16(samples: np.ndarray) -> np.ndarray:
     return np.clip(np.round(samples * 32767), -32768, 32767).astype(np.int16)
 
 
-def render_many(out: Path, seeds: Iterable[int], player: FontPlayer, seconds: float = 22.0) -> float:
+def render_many(out: Path, seeds: Iterable[int], player: FontPlayer, seconds: float = SONG_SECONDS) -> float:
     """Write `<seed>.npy` (int16 [3, samples]) for each seed that is not there yet; return the seconds of
     music written.
     """
@@ -237,7 +242,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--step", type=int, default=1, help="take every step-th seed (to share work between processes)"
     )
-    parser.add_argument("--seconds", type=float, default=22.0)
+    parser.add_argument("--seconds", type=float, default=SONG_SECONDS)
     parser.add_argument("--font", type=Path, default=None)
     options = parser.parse_args(argv)
     started = time.monotonic()

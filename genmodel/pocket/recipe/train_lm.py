@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genmodel.lm.lm import LMModel
+from genmodel.pocket.recipe.compose import SONG_SECONDS
 from genmodel.pocket.recipe.configs import DELAYS, build_lm, lm_config, mean_frames
 from genmodel.pocket.recipe.journal import Journal, load_state, save_atomically, stop_on_terminate
 from genmodel.pocket.recipe.lmdata import (
@@ -111,7 +112,10 @@ def weighted(losses: Tensor) -> Tensor:
 class LMRun:
     """One training run; `advance` does steps until the plan, or the given number of seconds, is over."""
 
-    def __init__(self, tokens: Path, out: Path, plan: Plan, device: torch.device) -> None:
+    def __init__(
+        self, tokens: Path, out: Path, plan: Plan, device: torch.device, song_seconds: float = SONG_SECONDS
+    ) -> None:
+        """`song_seconds`: what the songs were composed with, so that their words and bars are found again."""
         self.plan, self.device = plan, device
         self.journal = Journal(out, "lm")
         self.checkpoint = out / "lm.pt"
@@ -129,12 +133,12 @@ class LMRun:
             self.model.load_state_dict(state["model"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.step, self.spent_s = state["step"], state["spent_s"]
-        songs = load_songs(tokens, held_out=False)
+        songs = load_songs(tokens, False, song_seconds)
         if not songs:
             raise FileNotFoundError(f"no tokens in {tokens}; run genmodel.pocket.recipe.tokenise first")
         frames = mean_frames(plan.seconds)
         self.tasks = TaskMaker(songs, frames, self.model.card, plan.seed + 1000 + self.step)
-        self.exam = self._exam(load_songs(tokens, held_out=True) or songs, frames)
+        self.exam = self._exam(load_songs(tokens, True, song_seconds) or songs, frames)
 
     def _exam(self, songs: list[TokenSong], frames: int) -> dict[str, list[Batch]]:
         """A few batches per task of held-out songs, all conditions present; the same on every call."""

@@ -76,7 +76,7 @@ def drum(pitch: int, velocity: int, rate_hz: int, noise: np.random.Generator) ->
         return level * sweep(160, 48, 0.03, 0.11)
     if pitch in (38, 37, 39):
         body = sweep(260, 180, 0.02, 0.05 if pitch != 39 else 0.01)
-        rattle = burst(0.25, 0.06, 1)[: max(1, len(body))]
+        rattle = burst(0.3, 0.06, 1)
         mixed = np.zeros(max(len(body), len(rattle)), dtype=np.float32)
         mixed[: len(body)] += 0.5 * body
         mixed[: len(rattle)] += 0.35 * rattle

@@ -1,0 +1,116 @@
+"""The codec as it is trained: the quick layout is EnCodec's arithmetic, and what it exports loads as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch.nn import functional as F
+
+from genmodel.codec import encodec_config_from_audiocraft, load_encodec
+from genmodel.pocket.recipe.configs import codec_config
+from genmodel.pocket.recipe.export import half
+from genmodel.pocket.recipe.fastcodec import Down, FastCodec, Up
+from genmodel.pocket.recipe.journal import Journal, load_state, save_atomically
+from genmodel.pocket.recipe.spectral import SpectralLoss, mel_distance_db, si_sdr_db
+
+
+def small_codec() -> FastCodec:
+    torch.manual_seed(0)
+    codec = FastCodec(filters=4, dimension=8, ratios=(4, 4, 5, 8), codebooks=4, codebook_size=32).eval()
+    codec.quantizer.initialise(torch.randn(200, 8), per_step=50, rounds=3)
+    return codec
+
+
+@pytest.mark.parametrize("stride", [2, 4, 5, 8])
+def test_blocks_are_strided_convolutions(stride: int) -> None:
+    down, up = Down(3, 5, stride), Up(5, 3, stride)
+    x = torch.randn(2, 3, 6 * stride)
+    plain = down.conv.conv
+    padded = F.pad(x, (stride - stride // 2, stride // 2))
+    expected = F.conv1d(padded, plain.weight, plain.bias, stride=stride)
+    torch.testing.assert_close(down(x[:, :, None])[:, :, 0], expected)
+    plain = up.convtr.convtr
+    left = stride - stride // 2
+    whole = F.conv_transpose1d(expected, plain.weight, plain.bias, stride=stride)
+    torch.testing.assert_close(up(expected[:, :, None])[:, :, 0], whole[..., left : left + 6 * stride])
+
+
+def test_the_export_is_the_same_codec() -> None:
+    codec = small_codec()
+    config = encodec_config_from_audiocraft(OmegaConf.create(codec_config(codec.settings)))
+    loaded = load_encodec(config, codec.state_dict())
+    audio = torch.randn(2, 640 * 9) * 0.3
+    codes = codec.encode(audio)
+    assert torch.equal(loaded.encode(audio[:, None])[0], codes)
+    torch.testing.assert_close(loaded.decode(codes)[:, 0], codec.decode(codes), atol=1e-5, rtol=1e-4)
+
+
+def test_transformers_reads_the_same_codec() -> None:
+    transformers = pytest.importorskip("transformers")
+    codec = small_codec()
+    config = transformers.EncodecConfig(
+        target_bandwidths=[1.0], sampling_rate=32_000, audio_channels=1, normalize=False, hidden_size=8,
+        num_filters=4, num_residual_layers=1, upsampling_ratios=[4, 4, 5, 8], norm_type="weight_norm",
+        use_causal_conv=False, pad_mode="constant", num_lstm_layers=1, codebook_size=32, codebook_dim=8,
+        use_conv_shortcut=False,
+    )  # fmt: skip
+    theirs = transformers.EncodecModel(config).eval()
+    for module in theirs.modules():
+        if torch.nn.utils.parametrize.is_parametrized(module):
+            torch.nn.utils.parametrize.remove_parametrizations(module, "weight")
+    renamed = {}
+    for name, value in codec.state_dict().items():
+        name = name.replace(".model.", ".layers.").replace(".conv.conv.", ".conv.")
+        name = name.replace("convtr.convtr.", "conv.").replace("quantizer.vq.", "quantizer.")
+        renamed[name.replace("._codebook.", ".codebook.")] = value
+    missing, unexpected = theirs.load_state_dict(renamed, strict=False)
+    assert not unexpected
+    assert all(name.endswith(("inited", "cluster_size", "embed_avg")) for name in missing)
+    audio = torch.randn(1, 640 * 8) * 0.3
+    with torch.no_grad():
+        codes = theirs.encode(audio[:, None], bandwidth=1.0).audio_codes[0]
+    assert torch.equal(codes[:, : codec.settings["codebooks"]], codec.encode(audio)[:, : codes.shape[1]])
+
+
+def test_half_precision_leaves_out_what_only_training_needs() -> None:
+    kept = half(small_codec().state_dict())
+    assert {value.dtype for value in kept.values()} == {torch.float16}
+    assert not any(name.endswith(("embed_avg", "cluster_size", "inited")) for name in kept)
+    assert "quantizer.vq.layers.3._codebook.embed" in kept
+
+
+def test_quantiser_learns_and_stays_when_frozen() -> None:
+    codec = small_codec().train()
+    before = codec.quantizer.books[0].embed.clone()
+    codec.quantizer.frozen = True
+    codec(torch.randn(2, 6400) * 0.1)
+    assert torch.equal(before, codec.quantizer.books[0].embed)
+    codec.quantizer.frozen = False
+    audio, commitment, _ = codec(torch.randn(2, 6400) * 0.1)
+    assert not torch.equal(before, codec.quantizer.books[0].embed)
+    (audio.square().mean() + commitment).backward()
+    assert codec.encoder.model[0].conv.conv.weight.grad.abs().sum() > 0
+
+
+def test_distances_are_zero_for_equals_and_grow() -> None:
+    loss = SpectralLoss()
+    audio = torch.randn(2, 32_000) * 0.1
+    noisy = audio + torch.randn(2, 32_000) * 0.05
+    assert float(loss(audio, audio, (0, 1, 2, 3), long=True)) < 1e-6
+    assert float(loss(noisy, audio, (0, 1, 2, 3), long=True)) > 0.05
+    assert (mel_distance_db(loss, noisy, audio) > mel_distance_db(loss, audio, audio)).all()
+    assert (si_sdr_db(noisy, audio) - 6.0).abs().max() < 1.0
+
+
+def test_journal_and_checkpoints(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "run")
+    journal.write("train", step=1, loss=2.0)
+    journal.write("train", step=2, loss=1.0)
+    assert [row["loss"] for row in journal.read("train")] == [2.0, 1.0]
+    journal.draw("train", ("loss",))
+    save_atomically({"step": 3, "weights": torch.ones(2)}, tmp_path / "a.pt")
+    assert load_state(tmp_path / "a.pt")["step"] == 3
+    assert not (tmp_path / "a.part").exists()
