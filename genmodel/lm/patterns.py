@@ -118,7 +118,7 @@ class Pattern:
         Frames that the given steps do not hold become ``special_token`` and are off in the mask.
         """
         self._check(sequence, self.valid_steps if keep_only_valid_steps else self.steps, at_most=True)
-        codes, index, mask = self._revert(sequence[..., None], special_token, shift=0)
+        codes, index, mask = self._revert(sequence[..., None], special_token, 0, keep_only_valid_steps)
         return codes[..., 0], index, mask
 
     def revert_pattern_logits(
@@ -129,13 +129,17 @@ class Pattern:
         Logits at step s predict step s+1, so the leading special step is skipped.
         """
         moved = logits.permute(0, 2, 3, 1)
-        values, index, mask = self._revert(moved, special_token, shift=int(self.starts_with_special_token))
+        shift = int(self.starts_with_special_token)
+        values, index, mask = self._revert(moved, special_token, shift, keep_only_valid_steps)
         return values.permute(0, 3, 1, 2), index, mask
 
-    def _revert(self, cells: Tensor, special: float, shift: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _revert(
+        self, cells: Tensor, special: float, shift: int, only_valid: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """cells [B, K, S, N] -> [B, K, T, N]; ``shift``: how many steps the cells run ahead of the layout."""
         at = self.step_of.to(cells.device) - shift
-        mask = (at >= 0) & (at < cells.shape[2])
+        end = (self.valid_steps if only_valid else self.steps) - shift
+        mask = (at >= 0) & (at < min(end, cells.shape[2]))
         rows = torch.arange(self.n_q, device=cells.device)[:, None] * cells.shape[2]
         index = torch.where(mask, at + rows, self.n_q * cells.shape[2])
         where = at.clamp(0, cells.shape[2] - 1)[None, :, :, None].expand(
