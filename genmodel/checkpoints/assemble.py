@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from genmodel.checkpoints.files import load_into
+from genmodel.checkpoints.files import load_into, without_weights
 from genmodel.codec import EncodecModel, get_wrapped_compression_model
 from genmodel.errors import CheckpointError, GenModelError
 from genmodel.lm.conditioners.build import EncoderSource, build_fuser, build_provider
@@ -49,9 +49,7 @@ def assemble_lm(
             if isinstance(module, T5Conditioner):
                 _prepare_t5(module, state, f"{_CONDITIONER}{name}.")
         fuser = build_fuser(cfg, provider)
-        with torch.device(
-            "meta"
-        ):  # the weights come from the file: nothing is drawn, nothing is filled twice
+        with without_weights():  # they come from the file
             lm = LMModel(config, provider, fuser, cfg=cfg)
     except CheckpointError as error:
         raise naming(error, path) from error

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from genmodel.checkpoints.assemble import assemble_lm
 from genmodel.checkpoints.config import make_config
 from genmodel.checkpoints.encoders import LocalEncoders
+from genmodel.checkpoints.files import without_weights
 from genmodel.codec import EncodecConfig, EncodecModel, SEANetConfig, load_encodec
 from genmodel.lm.conditioners.build import build_fuser, build_provider
 from genmodel.lm.config import LMConfig
@@ -97,7 +98,7 @@ def config(family: str = "musicgen") -> DictConfig:
 def build_lm(family: str = "musicgen") -> LMModel:
     """The debug language model, float32, on the CPU, in eval mode."""
     cfg = config(family)
-    with torch.device("meta"):
+    with without_weights():
         provider = build_provider(cfg, cfg.transformer_lm.dim, device="meta")
         lm = LMModel(LMConfig.from_audiocraft(cfg), provider, build_fuser(cfg, provider), cfg=cfg)
     return assemble_lm(cfg, _random_state(lm, _SEED), Path(NAME), LocalEncoders(None))
@@ -116,6 +117,6 @@ def build_codec(family: str = "musicgen") -> EncodecModel:
         lstm=0,
     )
     shape = EncodecConfig(sample_rate=rate_hz, n_q=4, bins=400, encoder=seanet, decoder=seanet)
-    with torch.device("meta"):
+    with without_weights():
         empty = EncodecModel(shape)
     return load_encodec(shape, _random_state(empty, _SEED + 1)).eval()

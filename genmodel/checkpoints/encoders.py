@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from genmodel.checkpoints.files import has_weights, load_into, read_json, read_weights
+from genmodel.checkpoints.files import has_weights, load_into, read_json, read_weights, without_weights
 from genmodel.checkpoints.paths import places, repo_id
 from genmodel.errors import CheckpointError, GenModelError, ModelNotFound
 from genmodel.lm.conditioners.t5 import T5_DIMS, TextEncoder
@@ -85,7 +84,7 @@ def build_text_encoder(
             weights[other] = weights[one]
     try:
         t5_config = transformers.T5Config.from_dict(dict(config))
-        with torch.device("meta"):
+        with without_weights():
             module: nn.Module = transformers.T5EncoderModel(t5_config)
     except (TypeError, ValueError, AttributeError, ZeroDivisionError, RuntimeError) as error:
         raise CheckpointError(
@@ -104,7 +103,13 @@ def load_tokenizer(folder: Path) -> Any:
         if (folder / "spiece.model").is_file():
             return transformers.T5Tokenizer.from_pretrained(str(folder), local_files_only=True, legacy=True)
         if (folder / "tokenizer.json").is_file():
-            return transformers.T5TokenizerFast.from_pretrained(str(folder), local_files_only=True)
+            # tokenizer_config.json may ask for a conversion from the slow form, which is not here
+            return transformers.PreTrainedTokenizerFast(
+                tokenizer_file=str(folder / "tokenizer.json"),
+                pad_token="<pad>",
+                eos_token="</s>",
+                unk_token="<unk>",
+            )
     except Exception as error:
         # sentencepiece and tokenizers raise their own kinds on a broken file
         raise CheckpointError(

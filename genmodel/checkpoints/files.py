@@ -10,13 +10,15 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from genmodel.errors import CheckpointError
 
@@ -205,6 +207,31 @@ def _some(names: Iterable[str], most: int = 4) -> str:
     listed = list(names)
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more
+
+
+# torch.Tensor's methods and torch.nn.init's functions of these names
+_DRAWING = frozenset(("normal_", "trunc_normal_", "uniform_", "kaiming_uniform_", "xavier_uniform_"))
+
+
+class _Undrawn(TorchFunctionMode):
+    """Makes ``normal_`` and its kin do nothing. On the meta device they import half of torch's compiler (2
+    s).
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in _DRAWING:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Modules made inside have shapes but no values, and nothing is drawn for them; ``load_into`` fills them."""
+    with torch.device("meta"), _Undrawn():
+        yield
 
 
 def load_into(module: torch.nn.Module, state: Mapping[str, Tensor], path: Path, what: str) -> None:

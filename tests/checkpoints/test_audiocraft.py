@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from genmodel.checkpoints import audiocraft, registry
+from genmodel.checkpoints import audiocraft, hf, registry
 from genmodel.errors import CheckpointError, ModelNotFound
 from genmodel.lm.conditioning import ConditioningAttributes
-from tests.checkpoints.making import copy_golden, edit_package, musicgen
+from tests.checkpoints.making import copy_golden, edit_package, musicgen, save
 from tests.golden_files import MODELS, facts, folder, package, tensors
 
 NAME = "musicgen-tiny-mono"
@@ -190,3 +191,22 @@ def test_loading_leaves_the_global_random_state_alone() -> None:
     before = torch.get_rng_state()
     registry.load(str(folder(NAME)), device="cpu")
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_melody_checkpoints_play_without_a_melody(tmp_path: Path) -> None:
+    origin = save(musicgen(melody=True), tmp_path / "origin")
+    expected = hf.load_lm(origin)
+    assert expected.cfg is not None
+    state = dict(expected.state_dict())
+    state["condition_provider.conditioners.self_wav.chroma.spec.window"] = torch.zeros(16384)
+    text = OmegaConf.to_yaml(expected.cfg).replace("chroma_length: 20", "cache_path: ${oc.env:HOME}/x")
+    target = tmp_path / "melody"
+    target.mkdir()
+    torch.save({"best_state": state, "xp.cfg": text}, target / "state_dict.bin")
+    (tmp_path / "t5-base").symlink_to(folder("t5-tiny-11"))
+    lm = audiocraft.load_lm(target / "state_dict.bin")
+    tensors_ = lm.condition_provider.embed([ConditioningAttributes(text={"description": "piano"})])
+    assert tensors_["self_wav"][0].shape == (1, 235, 64)
+    column = state["condition_provider.conditioners.self_wav.output_proj.weight"][:, 0]
+    bias = state["condition_provider.conditioners.self_wav.output_proj.bias"]
+    assert torch.allclose(tensors_["self_wav"][0], (column + bias).expand(1, 235, 64))

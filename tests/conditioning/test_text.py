@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from genmodel.checkpoints import audiocraft
-from genmodel.checkpoints.encoders import LocalEncoders, find_text_encoder
+from genmodel.checkpoints.encoders import LocalEncoders, find_text_encoder, load_tokenizer
 from genmodel.errors import CheckpointError, GenModelError, ModelNotFound
 from genmodel.lm.conditioners.lut import LUTConditioner, hash_bin
 from genmodel.lm.conditioners.t5 import T5_DIMS, T5Conditioner
@@ -161,3 +161,26 @@ def test_a_vocabulary_is_consistent() -> None:
         WordsConditioner(["a", "A"], None, 4, 4)
     with pytest.raises(CheckpointError, match="not in the vocabulary"):
         WordsConditioner(["a"], {"b": "c"}, 4, 4)
+
+
+def test_tokenizers_come_in_two_forms(tmp_path: Path) -> None:
+    """The fast form, built here from the slow one's vocabulary as published folders carry it."""
+    import sentencepiece
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    slow = load_tokenizer(GOLDEN / "t5-tiny-11")
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(GOLDEN / "t5-tiny-11" / "spiece.model"))
+    vocabulary = [(pieces.id_to_piece(n), pieces.get_score(n)) for n in range(pieces.get_piece_size())]
+    fast = Tokenizer(models.Unigram(vocabulary, unk_id=pieces.unk_id()))
+    fast.normalizer = normalizers.NFKC()
+    fast.pre_tokenizer = pre_tokenizers.Metaspace(replacement="\u2581", prepend_scheme="always")
+    end = pieces.piece_to_id("</s>")
+    fast.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", end)])
+    fast.save(str(tmp_path / "tokenizer.json"))
+    loaded = load_tokenizer(tmp_path)
+    for text in ["slow lofi groove with warm piano", ""]:
+        assert loaded(text).input_ids == slow(text).input_ids
+    assert loaded(["a b c", "a"], padding=True).attention_mask[1][-1] == 0
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="tokenizer"):
+        load_tokenizer(tmp_path)
