@@ -265,9 +265,10 @@ class AsyncClient:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         follower = core.Follower(job, after, audio=audio, wait_ms=min(wait_ms, MAX_WAIT_MS))
         while not follower.finished:
-            if deadline is not None and time.monotonic() >= deadline:
-                raise SegueError("E_TIMEOUT", f"Job {job} was not done within {timeout_s:g} s.", job=job)
-            for event in follower.take(await self.request(follower.question())):
+            left_s = None if deadline is None else deadline - time.monotonic()
+            question = follower.question(left_s)
+            reply = await self.request(question, None if left_s is None else max(left_s, 0.5))
+            for event in follower.take(reply):
                 if ticks or isinstance(event, m.Event):
                     yield event
 

@@ -12,7 +12,7 @@ thread at a time; make one client per thread. No thread is started.
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -189,9 +189,10 @@ class Client:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         follower = core.Follower(job, after, audio=audio, wait_ms=min(wait_ms, MAX_WAIT_MS))
         while not follower.finished:
-            if deadline is not None and time.monotonic() >= deadline:
-                raise SegueError("E_TIMEOUT", f"Job {job} was not done within {timeout_s:g} s.", job=job)
-            for event in follower.take(self.request(follower.question())):
+            left_s = None if deadline is None else deadline - time.monotonic()
+            question = follower.question(left_s)
+            reply = self.request(question, None if left_s is None else max(left_s, 0.5))
+            for event in follower.take(reply):
                 if ticks or isinstance(event, m.Event):
                     yield event
 
@@ -284,11 +285,16 @@ class Client:
     def stop(self, *, finish: str = "running", timeout_s: float = 60.0) -> m.DrainReply:
         """Drain and wait until the daemon's process has ended."""
         reply = self.drain(stop=True, finish=finish)
-        deadline = time.monotonic() + timeout_s
         connection = self._link.connection if self._link is not None else None
-        with contextlib.closing(self):
-            while connection is not None and connection.alive() and not connection.replaced():
-                if time.monotonic() >= deadline:
-                    raise SegueError("E_TIMEOUT", f"The daemon has not ended within {timeout_s:g} s.")
-                time.sleep(0.05)
+        self.close()
+        deadline = time.monotonic() + timeout_s
+        while connection is not None and connection.alive():
+            if connection.replaced() and not connection.listening():
+                deadline = min(deadline, time.monotonic() + 1.0)  # it is as good as gone
+                connection = dataclasses.replace(connection, path=None)
+            if time.monotonic() >= deadline:
+                if connection.path is None:
+                    break
+                raise SegueError("E_TIMEOUT", f"The daemon has not ended within {timeout_s:g} s.")
+            time.sleep(0.02)
         return reply

@@ -7,7 +7,7 @@ blocking and the asyncio client run the same code.
 from __future__ import annotations
 
 import dataclasses
-import secrets
+import os
 import zlib
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
@@ -49,7 +49,7 @@ MAX_LOST = 4
 
 def new_key() -> bytes:
     """A fresh key for one job. Save it with the project before submitting, and a crash loses nothing."""
-    return secrets.token_bytes(KEY_BYTES)
+    return os.urandom(KEY_BYTES)
 
 
 def _blocks(audio: Iterable[AudioIn]) -> list[AudioBlock]:
@@ -143,9 +143,15 @@ class Follower:
         self._wait_ms = wait_ms
         self._tick: Tick | None = None
 
-    def question(self) -> Next:
-        """What to ask next; acknowledges everything handed out so far."""
-        return Next(job=self.job, after=self.after, max_bytes=self._max_bytes, wait_ms=self._wait_ms)
+    def question(self, left_s: float | None = None) -> Next:
+        """What to ask next; acknowledges everything handed out so far. Held no longer than `left_s`.
+
+        Raises E_TIMEOUT when no time is left.
+        """
+        if left_s is not None and left_s <= 0:
+            raise SegueError("E_TIMEOUT", f"Job {self.job} was not done in the time given.", job=self.job)
+        wait_ms = self._wait_ms if left_s is None else min(self._wait_ms, int(left_s * 1000))
+        return Next(job=self.job, after=self.after, max_bytes=self._max_bytes, wait_ms=wait_ms)
 
     def take(self, reply: NextReply) -> Generator[Event | Tick, None, None]:
         """Hand out what is new in a reply: events in order, then the tick if it has changed."""
@@ -300,7 +306,6 @@ def skew(hello: HelloReply) -> str | None:
 def write_whole(path: Path, data: bytes) -> None:
     """Put a file in place whole or not at all. Raises E_DISK_FULL or E_ARGUMENT."""
     import errno
-    import os
 
     part = path.with_name(f".{path.name}.part")
     try:
