@@ -79,9 +79,13 @@ def runtime_folders() -> list[Path]:
     chosen = os.environ.get("SEGUE_RUNTIME")
     if chosen:
         return [Path(chosen).expanduser().absolute()]
+    import warnings
+
     import platformdirs
 
-    usual = Path(platformdirs.user_runtime_dir("segue"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # without $XDG_RUNTIME_DIR it warns of its fall-back, on every start
+        usual = Path(platformdirs.user_runtime_dir("segue"))
     found = [Path(f"/tmp/segue-{os.getuid()}")] if hasattr(os, "getuid") else []
     if usual.parent.is_dir() and len(os.fsencode(usual / "segue.sock")) <= _MAX_SOCKET_PATH_BYTES:
         found.insert(0, usual)

@@ -39,7 +39,7 @@ def open_socket(context: Any, connection: Connection, curve_keys: tuple[bytes, b
             if connection.server_key is None or curve_keys is None:
                 raise SegueError(
                     "E_UNREACHABLE",
-                    "A daemon on the network needs keys; make them with `segue keys new`.",
+                    "A daemon on the network takes only clients with a key pair (curve_keys).",
                     field="curve_keys",
                     retry="never",
                 )
