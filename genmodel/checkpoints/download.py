@@ -38,6 +38,7 @@ from genmodel.checkpoints.paths import (
     places,
     repo_id,
 )
+from genmodel.checkpoints.published import unreadable
 from genmodel.errors import CheckpointError, GenModelError, ModelNotFound
 
 _SPARE_BYTES = 64 * 2**20
@@ -205,6 +206,8 @@ def source_of(name: str) -> Source:
         raise ModelNotFound(
             f"{name} is neither a published model (org/name) nor a folder; run: segue models", value=name
         )
+    if why := unreadable(published):
+        raise CheckpointError(f"{published} {why}, which Segue does not read", field="model", value=published)
     from genmodel.checkpoints.hub import HubSource
 
     return HubSource(published)

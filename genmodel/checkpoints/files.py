@@ -234,7 +234,7 @@ def without_weights() -> Iterator[None]:
         yield
 
 
-def load_into(module: torch.nn.Module, state: Mapping[str, Tensor], path: Path, what: str) -> None:
+def load_into(module: torch.nn.Module, state: dict[str, Tensor], path: Path, what: str) -> None:
     """Give a module's parameters and buffers the values of ``state``, in their own copies and float32.
 
     Missing, superfluous or misshaped names raise CheckpointError naming the first few. The module may live on
@@ -252,15 +252,13 @@ def load_into(module: torch.nn.Module, state: Mapping[str, Tensor], path: Path, 
                 f"{tuple(value.shape)}",
                 field="model",
             )
-    # A copy, never the mapping itself: the file may be replaced while the model is in use.
-    values = {
-        name: state[name].to(torch.float32, copy=True)
-        if state[name].is_floating_point()
-        else state[name].clone()
-        for name in own
-    }
-    for name, tensor in values.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+    values: dict[str, Tensor] = {}
+    for name in own:
+        tensor = state.pop(name)
+        # A copy, never the mapping itself: the file may be replaced while the model is in use.
+        kind = torch.float32 if tensor.is_floating_point() else tensor.dtype
+        values[name] = tensor.to(kind, copy=True)
+        if tensor.is_floating_point() and not torch.isfinite(values[name]).all():
             raise CheckpointError(f"{path}: {name} holds NaN or infinity", field="model")
     module.load_state_dict(values, strict=True, assign=True)
     module.requires_grad_(False)

@@ -60,3 +60,17 @@ SHORT_NAMES: dict[str, dict[str, str]] = {
     | {"style": "facebook/musicgen-style"},
     "audiogen": {"medium": "facebook/audiogen-medium"},
 }
+
+# Published, but of kinds that Segue does not read: refused before gigabytes are fetched.
+UNREADABLE: dict[str, str] = {
+    "facebook/musicgen-style": "is conditioned on MERT features of a style excerpt",
+    "facebook/magnet-": "is not autoregressive (MAGNeT)",
+    "facebook/audio-magnet-": "is not autoregressive (MAGNeT)",
+    "facebook/jasco-": "is a flow-matching model (JASCO)",
+    "facebook/multiband-diffusion": "is a diffusion decoder",
+}
+
+
+def unreadable(repo: str) -> str | None:
+    """Why a published model cannot be read, or None."""
+    return next((why for start, why in UNREADABLE.items() if repo.startswith(start)), None)

@@ -187,7 +187,9 @@ def _load(name: str, family: str | None) -> tuple[EncodecModel, LMModel, Checkpo
 def _check_hashes(path: Path, manifest: dict[str, Any] | None, prints: Fingerprints) -> None:
     """CheckpointError where weights differ from what the manifest beside them states."""
     stated = (manifest or {}).get("sha256")
-    for file in files_of(path) if isinstance(stated, dict) else ():
+    if not isinstance(stated, dict):
+        return
+    for file in files_of(path):
         expected = stated.get(file.name) if file.suffix == ".safetensors" else None
         if isinstance(expected, str) and prints.of(file) != expected:
             raise CheckpointError(

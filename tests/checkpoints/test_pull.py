@@ -234,6 +234,15 @@ def test_two_pulls_of_one_model_do_not_meet(models: Path) -> None:
     pull(str(folder("audiogen-tiny")))
 
 
+@pytest.mark.parametrize(
+    "repo", ["facebook/musicgen-style", "facebook/magnet-small-10secs", "facebook/jasco-chords-drums-1B"]
+)
+def test_models_that_could_not_be_read_are_not_fetched(hub: LoopbackHub, repo: str) -> None:
+    with pytest.raises(CheckpointError, match="does not read"):
+        pull(repo)
+    assert not hub.requests
+
+
 def names(files: list[str]) -> list[str]:
     return [file.name for file in choose([RemoteFile(name, 1) for name in files])]
 
