@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -52,6 +53,10 @@ Builder = Callable[[Settings, int, DictConfig, EncoderSource], Conditioner]
 
 
 def _t5(settings: Settings, output_dim: int, cfg: DictConfig, encoders: EncoderSource) -> Conditioner:
+    if settings.get("normalize_text"):  # no published model does; it takes spaCy's lemmas
+        warnings.warn(
+            "this model was trained on lemmatised descriptions, which are passed as they are", stacklevel=2
+        )
     return T5Conditioner(encoders(str(settings["name"])), output_dim, bool(settings.get("finetune", False)))
 
 
