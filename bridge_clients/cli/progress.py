@@ -31,7 +31,8 @@ import sys
 import time
 from typing import Any, TextIO
 
-_PLAIN_EVERY_S = 5.0
+# Lines for a log: at most one in five seconds and per twentieth of the job, at least one in half a minute.
+_PLAIN_AT_MOST_S, _PLAIN_AT_LEAST_S, _PLAIN_PERCENT = 5.0, 30.0, 5
 
 STATE_WORDS = {
     "queued": "waiting",
@@ -134,20 +135,22 @@ class PlainReporter(Reporter):
     def __init__(self, stream: TextIO, results: TextIO) -> None:
         super().__init__()
         self._stream, self._results = stream, results
-        self._state, self._said = "", 0.0
+        self._state, self._said, self._percent = "", 0.0, 0
 
     def note(self, message: str) -> None:
         self._stream.write(f"{message}\n")
         self._stream.flush()
 
     def tick(self, tick: dict[str, Any]) -> None:
-        state, now = state_words(tick), time.monotonic()
-        if state == self._state and now - self._said < _PLAIN_EVERY_S:
+        state, silent_s = state_words(tick), time.monotonic() - self._said
+        percent = 100 * tick.get("step", 0) // tick["steps"] if tick.get("steps") else 0
+        enough = percent >= self._percent + _PLAIN_PERCENT and silent_s >= _PLAIN_AT_MOST_S
+        if state == self._state and not enough and silent_s < _PLAIN_AT_LEAST_S:
             return
-        self._state, self._said = state, now
+        self._state, self._said, self._percent = state, time.monotonic(), percent
         words = [state]
         if tick.get("steps"):
-            words.append(f"{100 * tick.get('step', 0) // tick['steps']} %")
+            words.append(f"{percent} %")
         if speed := speed_words(tick):
             words.append(speed)
         self.note(", ".join(words))
