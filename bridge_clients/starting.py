@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from bridge_clients.core import Numbering
 from bridge_clients.link import Link
 from protocol.build import build_id, code_root
 from protocol.errors import SegueError
+from protocol.framing import version_error
 from protocol.limits import MAJOR, MINOR
 from protocol.replies import HelloReply
 from protocol.requests import Hello
@@ -48,6 +50,14 @@ def say_hello(link: Link, name: str, timeout_s: float) -> HelloReply | None:
         return None
     reply = numbering.answer(hello, number, answer)
     return reply if isinstance(reply, HelloReply) else None
+
+
+def other_major(hello: HelloReply) -> SegueError:
+    """The error for a daemon that speaks another major: which process, and what to do about it."""
+    error = version_error(hello.protocol[0])
+    error.message += f" It is process {hello.pid} ({hello.daemon}); `kill {hello.pid}` ends it."
+    error.args = (error.message,)
+    return error
 
 
 class Starter:
@@ -104,6 +114,9 @@ class Starter:
             except BaseException:
                 link.close()
                 raise
+            if hello is not None and hello.protocol[0] != MAJOR:
+                link.close()
+                raise other_major(hello)
             if hello is not None and (hello.ready or not self._start):
                 return link, hello
             link.close()
@@ -117,8 +130,7 @@ class Starter:
             self._pause(deadline, said if silent > 1 else self._said)
 
     def _start_one(self, deadline: float) -> tuple[Link, HelloReply]:
-        folder = self._folder or runtime_folders()[0]
-        _make_private(folder)
+        folder = _first_private([self._folder] if self._folder is not None else runtime_folders())
         with _lock(
             folder / START_LOCK, deadline, lambda: self._pause(deadline, "Another program is starting it.")
         ):
@@ -184,22 +196,22 @@ class Starter:
                 self._on_wait(said)
 
 
-def _make_private(folder: Path) -> None:
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        info = os.lstat(folder)
-    except OSError as error:
-        raise SegueError(
-            "E_UNREACHABLE", f"{folder} cannot be made ({error.strerror}).", retry="never"
-        ) from None
-    import stat
-
-    if not stat.S_ISDIR(info.st_mode) or (hasattr(os, "getuid") and info.st_uid != os.getuid()):
-        raise SegueError(
-            "E_UNREACHABLE", f"{folder} is not a folder of yours; set SEGUE_RUNTIME to one.", retry="never"
-        )
-    if info.st_mode & 0o077:
-        os.chmod(folder, 0o700)
+def _first_private(folders: Sequence[Path]) -> Path:
+    """The first of these folders that can be ours alone, made if need be."""
+    problem = "no place is known"
+    for folder in folders:
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            info = os.lstat(folder)
+            if not stat.S_ISDIR(info.st_mode) or (hasattr(os, "getuid") and info.st_uid != os.getuid()):
+                problem = f"{folder} is not a folder of yours"
+                continue
+            if info.st_mode & 0o077:
+                os.chmod(folder, 0o700)
+            return folder
+        except OSError as error:
+            problem = f"{folder} cannot be made ({error.strerror})"
+    raise SegueError("E_UNREACHABLE", f"{problem}; set SEGUE_RUNTIME to a folder of your own.", retry="never")
 
 
 @contextlib.contextmanager

@@ -80,7 +80,7 @@ class AudioBlock:
     """Samples with their description. `data` is bytes-like and exactly `format.total_bytes` long."""
 
     format: AudioFormat
-    data: Buffer
+    data: Buffer = dataclasses.field(repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.data, (bytes, bytearray, memoryview)):

@@ -88,6 +88,13 @@ class _Field:
         self.required = self.default is _MISSING and self.factory is _MISSING
 
 
+def _brief(value: object) -> str:
+    """For `repr`: payloads by their size."""
+    if isinstance(value, (bytes, bytearray, memoryview)) and memoryview(value).nbytes > 64:
+        return f"<{memoryview(value).nbytes} bytes>"
+    return repr(value)
+
+
 class Record:
     """A map with a schema. Python names equal wire names, but for a trailing underscore (`as_` is `as`)."""
 
@@ -135,7 +142,9 @@ class Record:
         return hash((type(self), repr(self)))
 
     def __repr__(self) -> str:
-        said = (f"{k}={self.__dict__[k]!r}" for k, f in self.FIELDS.items() if self.__dict__[k] != f.default)
+        said = (
+            f"{k}={_brief(self.__dict__[k])}" for k, f in self.FIELDS.items() if self.__dict__[k] != f.default
+        )
         return f"{type(self).__name__}({', '.join(said)})"
 
     @classmethod

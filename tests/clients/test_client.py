@@ -319,3 +319,18 @@ def test_the_interpreter_ends_although_a_question_is_open(folder: Path) -> None:
         daemon.delay_s["ping"] = 0.5
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=10)
     assert done.stdout == "SegueError\n", done.stderr
+
+
+def test_a_daemon_of_another_major_is_explained(folder: Path) -> None:
+    with FakeDaemon(folder) as daemon:
+
+        def tomorrow(frames: list[bytes]) -> list[bytes]:
+            reply = m.HelloReply(daemon="segued 9", protocol=(2, 0), boot="b", pid=77)
+            made = encode_reply(reply, 1)
+            return [b"SGU\x02" + bytes(32), *made[1:]]
+
+        daemon.instead["hello"] = tomorrow
+        with pytest.raises(SegueError) as caught:
+            Client(autostart=False, folder=folder)
+    assert caught.value.code == "E_VERSION"
+    assert "kill 77" in caught.value.message

@@ -307,3 +307,10 @@ def test_a_reply_that_makes_no_sense_is_a_header_error(header: dict[str, Any]) -
     with pytest.raises(SegueError) as caught:
         m.parse_reply(header)
     assert caught.value.code == "E_HEADER"
+
+
+def test_nobody_prints_audio_by_accident() -> None:
+    block = m.AudioBlock(m.AudioFormat(rate=8000, channels=1, frames=100_000, role="prompt"), bytes(400_000))
+    submit = m.Submit(key=bytes(16), mode="generate", length=m.Length(seconds=1)).with_audio([block])
+    facts = {"job": "1", "total_bytes": 9, "crc": 0, "rate": 1, "channels": 1, "frames": 1}
+    assert len(repr(submit)) < 600 and len(repr(m.FetchReply(data=bytes(9999), **facts))) < 300
