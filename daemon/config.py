@@ -49,8 +49,8 @@ class Worker:
     nice: int = 5  # how far a worker stands back behind the programs that play audio
     keep_alive_s: float = 300.0  # how long an idle model stays; 0 goes at once, -1 stays for ever
     load_timeout_s: float = 600.0
-    stall_s: float = 120.0  # a busy worker that reports no step for so long is ended
-    cancel_grace_s: float = 10.0  # a cancel that the worker has not confirmed by then ends it
+    stall_s: float = 300.0  # a busy worker that reports no step for so long is ended
+    cancel_grace_s: float = 30.0  # a cancel that the worker has not confirmed by then ends it
     attempts: int = 3
 
 

@@ -11,7 +11,7 @@ called with the job's id after the commit.
 from __future__ import annotations
 
 import dataclasses
-import math
+import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +29,7 @@ from protocol.events import Tick
 from protocol.submit import Retake, Submit
 
 _MAX_SEED = 2**31
+_LOG = logging.getLogger("segue.jobs")
 
 
 @dataclasses.dataclass
@@ -42,6 +43,14 @@ class Progress:
     note: str | None = None
     begun_s: float = 0.0  # monotonic; when the attempt began
     stamp_s: float = 0.0  # monotonic; when any of this last changed
+    first_step: tuple[float, int] | None = None  # when steps were first seen, and how many
+
+    def eta_s(self, now_s: float) -> float | None:
+        """Time left at the pace of the steps so far; the prefill before them does not count."""
+        if self.first_step is None or self.step <= self.first_step[1]:
+            return None
+        pace = (now_s - self.first_step[0]) / (self.step - self.first_step[1])
+        return pace * (self.steps - self.step)
 
 
 @dataclasses.dataclass
@@ -214,6 +223,8 @@ class JobBook:
             self._takes.drop_spool(job)
             raise
         self._remember(row, time.monotonic())
+        about = {"job": row.id, "model": model, "frames": shape["frames"], "variations": submit.variations}
+        _LOG.info("job accepted", extra=about | ({"text": submit.text} if self._settings.log.texts else {}))
         self.listener(row.id)
         return row
 
@@ -260,6 +271,12 @@ class JobBook:
         row = self._journal.finish(job.id, rows.DONE, NewEvent("done", {"manifest": manifest}))
         self._takes.drop_attempts(job.id)
         self._end(job, rows.DONE, row)
+
+    def disown(self, job: int) -> None:
+        """A worker finished what was cancelled meanwhile: its files belong to no take."""
+        if self._journal.job(job).state != rows.DONE:
+            self._takes.drop_take(job)
+            self._takes.recount(job)
 
     def fail(self, job: Job, error: SegueError) -> None:
         error.job = str(job.id)
@@ -338,8 +355,7 @@ class JobBook:
         running = job.state == rows.RUNNING
         spent = now - progress.begun_s if running else 0.0
         made_s = progress.samples / job.spec["rate"]
-        share = progress.step / progress.steps if progress.steps else 0.0
-        eta = spent * (1 - share) / share if running and share > 0.01 else None
+        eta = progress.eta_s(now) if running else None
         return Tick(
             state=progress.state,
             attempt=job.attempt if running else 0,
@@ -349,7 +365,7 @@ class JobBook:
             samples=progress.samples,
             seconds=round(spent, 3),
             xrt=round(made_s / spent, 3) if made_s and spent > 0 else None,
-            eta_ms=None if eta is None or not math.isfinite(eta) else round(1000 * eta),
+            eta_ms=None if eta is None else round(1000 * eta),
             note=progress.note,
         )
 

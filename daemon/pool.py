@@ -98,6 +98,9 @@ class Pool:
                 self._hear(worker, message)
             except (sqlite3.Error, OSError) as error:
                 self._not_journaled(worker, message, error)
+            except (KeyError, TypeError, ValueError, SegueError):
+                _LOG.exception("a worker said what nobody understands", extra={"worker": worker.name})
+                worker.kill()
 
     def _not_journaled(self, worker: LocalWorker, message: dict[str, Any], error: Exception) -> None:
         """The disk did not take what a worker said about a job: end the job, with the space kept for that."""
@@ -137,10 +140,13 @@ class Pool:
             worker.progressed_s = now
             self._book.audio(current, attempt, message["chunks"])  # type: ignore[arg-type]
             self._metrics.count("chunks", len(message["chunks"]))
-        elif op == "done" and current is not None:
-            self._leave(worker, current.id, now)
-            self._charge_exactly(current)
-            self._book.done(current, message["manifest"])
+        elif op == "done":
+            self._leave(worker, message["job"], now)
+            if current is None:
+                self._book.disown(message["job"])
+            else:
+                self._charge_exactly(current)
+                self._book.done(current, message["manifest"])
         elif op == "failed":
             self._leave(worker, message["job"], now)
             if current is not None:
@@ -162,6 +168,8 @@ class Pool:
             # absolute and never backwards, so that a bar goes from 0 to 100 once
             progress.step, progress.steps = max(progress.step, entry["step"]), entry["steps"]
             progress.samples = max(progress.samples, entry["samples"])
+            if progress.first_step is None and progress.step:
+                progress.first_step = (now, progress.step)
         self._metrics.gauge("step_ms", float(message["step_ms"]))
 
     def _leave(self, worker: LocalWorker, job: int, now: float) -> None:

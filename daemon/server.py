@@ -8,16 +8,13 @@ imported here. The promise is an answer within 50 ms whatever the workers do.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import secrets
 import signal
 import socket
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import zmq
 
@@ -26,6 +23,7 @@ from daemon.config import Settings
 from daemon.flow import Flow, Held
 from daemon.metrics import Metrics
 from daemon.operations import Operations
+from daemon.outbox import Outbox
 from daemon.workers.local import LocalWorker, spawn
 from protocol.build import build_id
 from protocol.errors import SegueError
@@ -36,20 +34,10 @@ from protocol.replies import Reply
 BURST = 64  # requests taken in one turn before workers are looked at again
 BUSY_TURN_S, IDLE_TURN_S = 0.05, 1.0
 MAX_HELD = 1024
-MAX_LATE, MAX_LATE_BYTES, LATE_S = 256, 16 << 20, 2.0
+MANY_FAULTS = 20
 LATE_TURN_S = 0.005
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 _LOG = logging.getLogger("segue.server")
-
-
-@dataclasses.dataclass
-class _Late:
-    """An answer that a client's socket did not take yet."""
-
-    until_s: float
-    envelope: list[bytes]
-    frames: Sequence[Any]
-    size: int
 
 
 class Server:
@@ -61,6 +49,11 @@ class Server:
         self.token = secrets.token_bytes(32)
         self.endpoint = f"ipc://{runtime / security.SOCKET_NAME}"
         self.metrics = Metrics()
+        self._context = zmq.Context(io_threads=1)
+        self._context.linger = 0
+        self._context.max_sockets = 4096
+        self._router = self._context.socket(zmq.ROUTER)
+        self.outbox = Outbox(self._router, self.metrics)
         self._logs = state / "logs"
         self._begun_s = self._last_request_s = time.monotonic()
         self.journal, aside = journal.open_or_replace(state / "journal.db")
@@ -85,7 +78,7 @@ class Server:
             self.book, self.pool, turns, settings, self.metrics, self._spawn
         )
         self.pool.paused = self.journal.fact("paused") == "1"
-        self.flow = Flow(self.book, self.journal, self.takes, settings, self.metrics, self._send)
+        self.flow = Flow(self.book, self.journal, self.takes, settings, self.metrics, self.outbox.send)
         self.inventory = inventory.Inventory(self._environment(), self._worker_log("inventory"))
         self.operations = Operations(
             boot=boot, build=self.build, settings=settings, journal=self.journal, takes=self.takes,
@@ -95,7 +88,7 @@ class Server:
         )  # fmt: skip
         self.book.ended = self._job_ended
         self._held: list[Held] = []
-        self._late: list[_Late] = []
+        self._faults = 0.0
         self._finish: str | None = None  # what a stop under way still waits for: "none", "running" or "all"
         self._leave = False
         self._stop_by_s: float | None = None
@@ -121,6 +114,7 @@ class Server:
 
     def _job_ended(self, job: jobs.Job, state: str) -> None:
         self.metrics.count("jobs", how=state)
+        _LOG.info("job ended", extra={"job": job.id, "state": state, "attempt": job.attempt})
         if job.progress.begun_s:
             self.metrics.observe("job_seconds", time.monotonic() - job.progress.begun_s)
 
@@ -128,12 +122,9 @@ class Server:
 
     def open(self) -> None:
         """Bind. From here on clients are answered as soon as `run` is entered."""
-        self._context = zmq.Context(io_threads=1)
-        self._context.linger = 0
-        self._context.max_sockets = 4096
         self._zap = self._context.socket(zmq.REP)
         self._zap.bind(_ZAP_ENDPOINT)
-        self._router = router = self._context.socket(zmq.ROUTER)
+        router = self._router
         for option, value in (
             (zmq.ROUTER_MANDATORY, 1), (zmq.ROUTER_HANDOVER, 0), (zmq.SNDHWM, 16), (zmq.RCVHWM, 64),
             (zmq.MAXMSGSIZE, MAX_FRAME_BYTES), (zmq.HEARTBEAT_IVL, 2000), (zmq.HEARTBEAT_TIMEOUT, 6000),
@@ -148,18 +139,6 @@ class Server:
         router.setsockopt(zmq.USE_FD, listener.detach())  # libzmq owns the descriptor from here on
         router.bind(self.endpoint)
         self._socket_inode = path.stat().st_ino
-
-    def _send(self, envelope: list[bytes], frames: Sequence[Any]) -> str:
-        """Never waits: "sent", "full" (the client does not read) or "gone"."""
-        try:
-            self._router.send_multipart([*envelope, *frames], zmq.NOBLOCK, copy=True)
-        except zmq.Again:
-            return "full"
-        except zmq.ZMQError as error:
-            if error.errno not in (zmq.EHOSTUNREACH, zmq.ETERM):
-                _LOG.warning("send failed", extra={"error": str(error)})
-            return "gone"
-        return "sent"
 
     # ---- the loop ----
 
@@ -190,24 +169,37 @@ class Server:
                     self._zap.send_multipart(security.zap_answer(self._zap.recv_multipart()))
                 if self._router in ready:
                     self._receive()
-                self._turn()
+                self._guarded_turn()
                 self.metrics.observe("turn_seconds", time.monotonic() - begun)
         finally:
             signal.set_wakeup_fd(before)
             wake.close()
             self._wake.close()
 
+    def _guarded_turn(self) -> None:
+        """A fault of ours is logged and survived; one that comes back at once ends the process, which loses
+        nothing that was acknowledged and is better than a daemon that only seems to live.
+        """
+        try:
+            self._turn()
+            self._faults = max(0.0, self._faults - 0.01)
+        except Exception:
+            self._faults += 1
+            _LOG.exception("a turn met a fault", extra={"faults": self._faults})
+            if self._faults > MANY_FAULTS:
+                raise
+
     def _turn(self) -> None:
         self.inventory.poll()
         self.pool.turn()
         self.dispatcher.turn()
-        self._send_late()
+        self.outbox.send_late()
         self._answer_held()
         self.flow.push()
         self._check_socket()
 
     def _patience_s(self) -> float:
-        if self._late:
+        if self.outbox.pending:
             return LATE_TURN_S
         active = self._held or self.flow.attached or self.pool.busy or self.inventory.asking or self._finish
         return BUSY_TURN_S if active or (self.book.active and not self.pool.paused) else IDLE_TURN_S
@@ -232,7 +224,7 @@ class Server:
                 self.metrics.count("silent_refusals", what=refusal.silent)
                 return
             self.metrics.count("requests", op=_known_op(refusal.op), outcome=refusal.code)
-            self._reply(refusal.envelope, encode_error(refusal, refusal.op, refusal.request_id))
+            self.outbox.reply(refusal.envelope, encode_error(refusal, refusal.op, refusal.request_id))
             return
         envelope, op, request_id = incoming.envelope, incoming.op, incoming.request_id
         try:
@@ -252,7 +244,7 @@ class Server:
             self._refuse(envelope, op, request_id, error)
             return
         self.metrics.count("requests", op=op, outcome="ok")
-        self._reply(envelope, frames)
+        self.outbox.reply(envelope, frames)
 
     def _refuse(self, envelope: list[bytes], op: str, request_id: int, error: Exception) -> None:
         if not isinstance(error, SegueError):
@@ -268,27 +260,7 @@ class Server:
                     detail=incident, retry_ms=1_000,
                 )  # fmt: skip
         self.metrics.count("requests", op=op, outcome=error.code)
-        self._reply(envelope, encode_error(error, op, request_id))
-
-    def _reply(self, envelope: list[bytes], frames: Sequence[Any]) -> None:
-        """Send, or try again for a while when the client has more answers under way than its socket takes."""
-        outcome = self._send(envelope, frames)
-        size = sum(memoryview(frame).nbytes for frame in frames)
-        waiting = sum(entry.size for entry in self._late)
-        if outcome == "full" and len(self._late) < MAX_LATE and waiting + size <= MAX_LATE_BYTES:
-            self._late.append(_Late(time.monotonic() + LATE_S, envelope, frames, size))
-        elif outcome != "sent":
-            self.metrics.count("peers_lost")
-
-    def _send_late(self) -> None:
-        now, kept = time.monotonic(), []
-        for entry in self._late:
-            outcome = self._send(entry.envelope, entry.frames)
-            if outcome == "full" and now < entry.until_s:
-                kept.append(entry)
-            elif outcome != "sent":
-                self.metrics.count("peers_lost")
-        self._late = kept
+        self.outbox.reply(envelope, encode_error(error, op, request_id))
 
     # ---- requests that wait ----
 

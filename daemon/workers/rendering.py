@@ -25,6 +25,7 @@ from daemon.workers.render import (
 from protocol.audio import SAMPLE_BYTES, AudioFormat
 from protocol.submit import Submit
 
+_NEARLY = 0.8  # of a chunk is enough: a resampler gives now a little less, now a little more
 _MAX_CHUNK_FRAMES = 262_144  # two channels of float32 stay below half a wire frame
 
 
@@ -194,7 +195,7 @@ class Rendering:
         held = self._held.get((variation, stem), [])
         count = sum(samples.shape[1] for _, samples in held)
         begun = (variation, stem) in self._placed
-        if not count or not (everything or not begun or count >= self._chunk_s * self._rate):
+        if not count or not (everything or not begun or count >= _NEARLY * self._chunk_s * self._rate):
             return []
         position = held[0][0]
         joined = np.concatenate([samples for _, samples in held], axis=1)

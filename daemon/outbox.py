@@ -1,0 +1,71 @@
+"""What leaves the daemon: never waiting, never lost in silence, bounded in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import zmq
+
+from daemon.metrics import Metrics
+
+MAX_LATE, MAX_LATE_BYTES, LATE_S = 256, 16 << 20, 2.0
+_LOG = logging.getLogger("segue.outbox")
+
+
+@dataclasses.dataclass
+class _Late:
+    """An answer that a client's socket did not take yet."""
+
+    until_s: float
+    envelope: list[bytes]
+    frames: Sequence[Any]
+    size: int
+
+
+class Outbox:
+    """Sends on the ROUTER, which is set to refuse (ROUTER_MANDATORY) rather than to drop."""
+
+    def __init__(self, router: zmq.Socket[bytes], metrics: Metrics) -> None:
+        self._router, self._metrics = router, metrics
+        self._late: list[_Late] = []
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._late)
+
+    def send(self, envelope: list[bytes], frames: Sequence[Any]) -> str:
+        """ "sent", "full" (the client does not read) or "gone"."""
+        try:
+            self._router.send_multipart([*envelope, *frames], zmq.NOBLOCK, copy=True)
+        except zmq.Again:
+            return "full"
+        except zmq.ZMQError as error:
+            if error.errno not in (zmq.EHOSTUNREACH, zmq.ETERM):
+                _LOG.warning("send failed", extra={"error": str(error)})
+            return "gone"
+        return "sent"
+
+    def reply(self, envelope: list[bytes], frames: Sequence[Any]) -> None:
+        """Send, or try again for a while when the client has more answers under way than its socket takes."""
+        outcome = self.send(envelope, frames)
+        size = sum(memoryview(frame).nbytes for frame in frames)
+        waiting = sum(entry.size for entry in self._late)
+        if outcome == "full" and len(self._late) < MAX_LATE and waiting + size <= MAX_LATE_BYTES:
+            self._late.append(_Late(time.monotonic() + LATE_S, envelope, frames, size))
+        elif outcome != "sent":
+            self._metrics.count("peers_lost")
+
+    def send_late(self) -> None:
+        """Once more for the answers that were not taken; those whose time is over count as lost."""
+        now, kept = time.monotonic(), []
+        for entry in self._late:
+            outcome = self.send(entry.envelope, entry.frames)
+            if outcome == "full" and now < entry.until_s:
+                kept.append(entry)
+            elif outcome != "sent":
+                self._metrics.count("peers_lost")
+        self._late = kept
