@@ -125,11 +125,7 @@ def _prompt_audio(model: BaseGenModel, clip: AudioClip, new_frames: int, stride:
     # as much as a later window would carry over, or more where the take is short
     most = HANDLE_FRAMES + max(window - stride, window - new_frames - HANDLE_FRAMES)
     channels = 1 if model.stems != ("mix",) else model.audio_channels
-    wav = _converted(model, clip, channels, most * hop / model.sample_rate)
-    frames = min(wav.shape[1] // hop, most)
-    step = model.compression_model.frames_per_step
-    frames -= (frames - HANDLE_FRAMES) % step  # stereo interleaved in time needs whole pairs
-    if frames < MIN_PROMPT_FRAMES:
+    if clip.samples.shape[1] * model.sample_rate < MIN_PROMPT_FRAMES * hop * clip.rate_hz:
         raise GenModelError(
             "the prompt is too short to go on from",
             code="E_AUDIO",
@@ -137,6 +133,10 @@ def _prompt_audio(model: BaseGenModel, clip: AudioClip, new_frames: int, stride:
             value=f"{clip.samples.shape[1]} samples",
             allowed=f"at least {MIN_PROMPT_FRAMES * hop / model.sample_rate * 1000:g} ms",
         )
+    wav = _converted(model, clip, channels, most * hop / model.sample_rate)
+    frames = min(wav.shape[1] // hop, most)
+    step = model.compression_model.frames_per_step
+    frames -= (frames - HANDLE_FRAMES) % step  # stereo interleaved in time needs whole pairs
     return wav[:, wav.shape[1] - frames * hop :]
 
 
@@ -203,11 +203,13 @@ def bar_period_frames(tempo: TempoMap, prompt_frames: int, frame_rate: float) ->
 def _context(
     model: BaseGenModel, request: GenerationRequest, wav: Tensor | None, seam: int, frames: int, gain: float
 ) -> Tensor | None:
-    """Codes of what is heard besides, int64 [k, frames], the special token where there is nothing.
+    """Codes of what is heard besides, int64 [k, frames + look-ahead], the special token where there is
+    nothing.
 
     Up to the handle that is the prompt, for a model whose stems it cannot be split into; from the seam on the
-    request's context, where there is one.
+    request's context, where there is one, as far beyond the take as the model looks ahead.
     """
+    beyond: int = model.lm.condition_provider.conditioners["context"].look_ahead_frames  # type: ignore[assignment]
     codec, core = model.compression_model, model.compression_model.core
     native = model.stems != ("mix",)
     heard = wav if native else None
@@ -218,13 +220,14 @@ def _context(
         if request.prompt is not None:
             clip = request.prompt
             begin = round(Fraction(clip.samples.shape[1], clip.rate_hz) * model.sample_rate)
-        after = own[begin : begin + (frames - seam) * codec.hop_samples]
+        after = own[begin : begin + (frames - seam + beyond + HANDLE_FRAMES) * codec.hop_samples]
     if heard is None and after is None:
         return None
-    codes = torch.full((core.num_codebooks, frames), core.cardinality, dtype=torch.int64)
+    codes = torch.full((core.num_codebooks, frames + beyond), core.cardinality, dtype=torch.int64)
     parts = [part for part in (None if heard is None else heard.mean(0), after) if part is not None]
     first = 0 if heard is not None else seam
-    made = core.encode(torch.cat(parts)[None, None].to(model.device))[0][0].cpu()[:, : frames - first]
+    made = core.encode(torch.cat(parts)[None, None].to(model.device))[0][0].cpu()
+    made = made[:, : frames + beyond - first]
     if after is None or not len(after):
         # beyond the prompt there is nothing: its last frames were made from padding
         made = made[:, :-HANDLE_FRAMES]

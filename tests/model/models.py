@@ -36,7 +36,7 @@ def tiny(family: type[BaseGenModel] = MusicGen, max_duration: float | None = Non
     return family("debug", debug.build_codec(kind), debug.build_lm(kind), max_duration)
 
 
-def stems_model(max_duration: float = 4.0, level_db: float | None = -17.0) -> BaseGenModel:
+def stems_model(max_duration: float = 8.0, level_db: float | None = -17.0) -> BaseGenModel:
     """Like pocket: three stems of four codebooks, listening to words, transport, harmony and context."""
     delays = [step for step in range(4) for _ in STEMS]
     lm = tiny_lm(
