@@ -117,13 +117,13 @@ def test_deadlines_and_an_absent_daemon(folder: Path) -> None:
         with pytest.raises(SegueError) as caught:
             async with AsyncClient(autostart=False, folder=folder):
                 pass
-        assert caught.value.code == "E_UNREACHABLE" and time.monotonic() - begun < 1
+        assert caught.value.code == "E_UNREACHABLE" and time.monotonic() - begun < 1.5
         with FakeDaemon(folder) as daemon:
             async with AsyncClient(autostart=False, folder=folder) as client:
                 daemon.paused.set()
                 begun = time.monotonic()
                 with pytest.raises(SegueError) as caught:
                     await client.ping(timeout_s=0.3)
-                assert caught.value.code == "E_TIMEOUT" and time.monotonic() - begun < 0.9
+                assert caught.value.code == "E_TIMEOUT" and time.monotonic() - begun < 1.5
 
     run(story())

@@ -97,7 +97,7 @@ def test_a_daemon_that_never_gets_ready_costs_the_time_allowed(folder: Path) -> 
     with pytest.raises(SegueError) as caught:
         Client(command=[*FAKE, "100"], start_timeout_s=0.8)
     assert caught.value.code == "E_TIMEOUT"
-    assert time.monotonic() - begun < 2.5
+    assert time.monotonic() - begun < 5
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
