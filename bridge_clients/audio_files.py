@@ -113,6 +113,11 @@ def _refused(path: Path, what: str, allowed: str | None = None) -> SegueError:
     )
 
 
+def _native(path: Path) -> str | bytes:
+    """The name as libsndfile takes it; on POSIX that is bytes, which need not be text."""
+    return str(path) if os.name == "nt" else os.fsencode(path)
+
+
 def inspect(path: Path) -> AudioFileInfo:
     """Read the header. Raises ``E_AUDIO`` for anything that is not one or two channels of audio at a usable
     rate.
@@ -135,7 +140,7 @@ def inspect(path: Path) -> AudioFileInfo:
     import soundfile
 
     try:
-        raw = soundfile.info(str(path))
+        raw = soundfile.info(_native(path))
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise _refused(
             path, "is not audio that can be read here", "WAV, FLAC, OGG, AIFF or MP3, undamaged"
@@ -165,7 +170,7 @@ def read_before(info: AudioFileInfo, end_frame: int, max_frames: int) -> Excerpt
     end_frame = min(end_frame, info.frames)
     start_frame = max(0, end_frame - max_frames)
     try:
-        with soundfile.SoundFile(str(info.path)) as handle:
+        with soundfile.SoundFile(_native(info.path)) as handle:
             handle.seek(start_frame)
             samples = handle.read(end_frame - start_frame, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError, OSError) as error:
@@ -222,7 +227,12 @@ def write_wav(path: Path, pieces: Sequence[Any], rate_hz: int, subtype: Subtype)
     peak, clipped = 0.0, 0
     try:
         with soundfile.SoundFile(
-            str(temporary), "w", samplerate=rate_hz, channels=width, format="WAV", subtype=_SUBTYPES[subtype]
+            _native(temporary),
+            "w",
+            samplerate=rate_hz,
+            channels=width,
+            format="WAV",
+            subtype=_SUBTYPES[subtype],
         ) as handle:
             for piece in pieces:
                 for at in range(0, len(piece), _BLOCK_FRAMES):

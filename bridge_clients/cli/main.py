@@ -6,6 +6,7 @@ traceback goes to an incident file, never to the terminal.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -24,6 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build()
     if not sys.warnoptions:  # what a library thinks of its surroundings is no sentence for a musician
         warnings.simplefilter("ignore")
+    for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes that are no text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         args = parser.parse_args(argv)
         if args.shortcut == "version":

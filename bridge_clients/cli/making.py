@@ -201,7 +201,7 @@ def _draw(
         words.append(f"“{submit.text[:60]}{'…' if len(submit.text) > 60 else ''}”")
     how = "goes on" if making.excerpt else "generated"
     overview = Overview(
-        title=f"{making.name} {how} for {_length_words(submit)}",
+        title=f"{_printable(making.name)} {how} for {_length_words(submit)}",
         subtitle=" · ".join(words),
         rate_hz=rate,
         takes=[
@@ -224,6 +224,11 @@ def _draw(
     return "overview.png"
 
 
+def _printable(name: str) -> str:
+    """A file's name without the bytes that are no text."""
+    return name.encode("utf-8", "replace").decode()
+
+
 def _tempo_words(submit: Submit) -> list[str]:
     if submit.tempo_map is None:
         return []
@@ -243,10 +248,11 @@ def _length_words(submit: Submit) -> str:
 def _last_words(making: Making, folder: Folder, written: _Written, outcome: Outcome) -> list[str]:
     submit = making.submit
     seconds = submit.length_frames / submit.host_rate_hz
+    in_seconds = f", {seconds:.3f} s" if submit.length.bars is not None else ""
     takes = f"{submit.variations} take{'s' if submit.variations > 1 else ''}"
     at_once = " each, all at once" if submit.variations > 1 else ""
     lines = [
-        f"{takes} of {_length_words(submit)} ({submit.length_frames} samples, {seconds:.3f} s) from "
+        f"{takes} of {_length_words(submit)} ({submit.length_frames} samples{in_seconds}) from "
         f"{model_name(making.submit, outcome)}, seed {outcome.seed}.",
         f"First audio after {outcome.first_audio_s or 0:.2f} s, all of it after {outcome.total_s:.2f} s: "
         f"{xrt(submit, outcome) or 0:.2f} × real time{at_once}.",

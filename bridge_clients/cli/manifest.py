@@ -102,7 +102,9 @@ def write_manifest(
         "daemon": outcome.manifest,
     }
     temporary = folder / ".manifest.json.writing"
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n", "utf-8")
+    temporary.write_text(
+        json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n", "utf-8", "backslashreplace"
+    )
     publish(temporary, folder / "manifest.json")
 
 

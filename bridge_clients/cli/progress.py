@@ -4,24 +4,7 @@ scripts.
 All reporters have the same face, so the code that runs a job does not know who is watching. JSON lines go to
 stdout, everything for eyes goes to stderr, so that the last lines on stdout of a human run are the files.
 
-JSON lines. Every line is an object with ``event``, ``time_s`` (seconds since the command began) and, once it
-is known, ``job``:
-
-=========== ==========================================================================================
-event       other fields
-=========== ==========================================================================================
-submitted   state, position, frames, rate, channels, variations, folder
-progress    state, position, step, steps, seconds, xrt, eta_ms (absent when unknown)
-accepted    position
-started     attempt, model, device, precision
-audio       variation (from 1), stem, position (frames from the seam), frames, seconds
-requeued    why, discard_from
-file        path, kind ("take", "handle", "joined", "manifest", "overview"), variation, stem, frames
-note        message: something to know, for example samples that had to be clipped
-cancelled   message
-error       status, code, message, field, value, allowed, retry
-done        folder, files, seed, model, first_audio_s, total_s, xrt
-=========== ==========================================================================================
+The JSON lines are described in README.md beside this file.
 """
 
 from __future__ import annotations
@@ -91,7 +74,7 @@ class Reporter:
         """Something to know that is no failure."""
 
     def event(self, name: str, **fields: Any) -> None:
-        """A step of the job, for scripts; see the table above."""
+        """A step of the job, for scripts; README.md has them all."""
 
     def tick(self, tick: dict[str, Any]) -> None:
         """The newest state of the job: absolute values only."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from bridge_clients.audio_files import sha256_of
 from bridge_clients.cli.main import main
 from tests.cli import fake
 from tests.cli.conftest import ROOT
+
+README = ROOT / "bridge_clients/cli/README.md"
 
 Write = Callable[..., Path]
 
@@ -173,6 +176,13 @@ def test_generate_needs_no_recording(sandbox: Path) -> None:
     assert soundfile.info(folder / "v1.mix.wav").frames == 16_000
 
 
+def test_a_file_name_that_is_no_text_is_no_obstacle(sandbox: Path, write: Write) -> None:
+    loop = write("a.wav", 1.0).rename(sandbox.parent / os.fsdecode(b"\xff la.wav"))
+    assert run("ok", "continue", loop, "--seconds", "0.2", "--out", "o")[0] == 0
+    assert (Path("o") / "overview.png").is_file()
+    assert json.loads(Path("o/manifest.json").read_text())["input"]["path"].endswith(" la.wav")
+
+
 def test_another_attempt_replaces_what_the_first_one_made(sandbox: Path, write: Write) -> None:
     loop = write("a.wav", 1.0)
     words = ("continue", loop, "--seconds", "0.5", "--subtype", "float", "--no-overview", "--out", "o")
@@ -241,6 +251,10 @@ def test_json_lines_tell_the_whole_story(
     files = {Path(line["path"]).name for line in lines if line["event"] == "file"}
     assert files == set(lines[-1]["files"]) == {entry.name for entry in Path("o").iterdir()}
     assert lines[-1]["seed"] == 5 and lines[-1]["xrt"] > 0
+    documented = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", README.read_text(), re.M))
+    for line in lines:
+        fields = line.keys() - {"event", "job", "time_s", "attempt"}
+        assert fields <= set(re.findall(r"\w+", documented[line["event"]])), line
 
 
 def test_json_refusals_are_lines_too(sandbox: Path, capsys: pytest.CaptureFixture[str]) -> None:
