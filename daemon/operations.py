@@ -20,6 +20,7 @@ from daemon.jobs import JobBook
 from daemon.journal import Journal
 from daemon.metrics import Metrics
 from daemon.pool import Pool
+from daemon.release import Release
 from daemon.takes import TakeStore
 from daemon.views import Views
 from protocol import replies, requests
@@ -162,22 +163,19 @@ class Operations:
                 value=request.model,
                 retry_ms=2_000,
             )
-        freed = worker.memory_bytes if worker is not None else 0
+        release = Release([worker] if worker is not None else [])
         if worker is not None:
             self._pool.unload(worker, "it was unloaded")
 
         def answer(over: bool) -> Reply | None:
-            left = self._pool.with_model(request.model)
-            gone = left is None or left is not worker
-            if not gone and not over:
+            if not release.complete() and not over:
                 return None
             return replies.UnloadReply(
                 model=request.model,
-                state="ready_to_load" if gone else "unloading",
-                freed_bytes=freed if gone else None,
+                state="ready_to_load" if release.gone else "unloading",
+                freed_bytes=release.freed_bytes if release.gone else None,
                 used_bytes=sum(found.memory_bytes for found in self._pool.workers),
-                # memory of a CPU worker is seen to be free when its process is; a GPU is not asked here
-                measured=gone and (worker is None or worker.facts.get("device", "cpu") == "cpu"),
+                measured=release.measured,
             )
 
         return self._held(incoming, request.wait_ms / 1000, answer)
@@ -309,16 +307,15 @@ class Operations:
     def _pause(self, incoming: Incoming, request: requests.Pause) -> Reply | Held:
         self._journal.set_fact("paused", "1")
         released = list(self._pool.workers) if request.release else []
-        memory = sum(worker.memory_bytes for worker in released)
+        release = Release(released)
         self._pool.pause(release=request.release)
 
         def answer(over: bool) -> Reply | None:
-            gone = all(worker.poll() is not None for worker in released)
-            if not gone and not over:
+            done = release.complete()
+            if not done and not over:
                 return None
-            return replies.PauseReply(
-                paused=True, released_bytes=memory if request.release and gone else None
-            )
+            freed = release.freed_bytes if request.release and done else None
+            return replies.PauseReply(paused=True, released_bytes=freed)
 
         return self._held(incoming, RELEASE_PATIENCE_S if released else 0.0, answer)
 

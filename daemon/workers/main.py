@@ -23,6 +23,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from daemon import vram
 from daemon.workers.interface import Failure, Player, PlayerError
 from daemon.workers.link import Decoder, encode
 from daemon.workers.rendering import Rendering
@@ -270,7 +271,7 @@ def main() -> int:
     link = Link()
     try:
         link.send({"op": "ready", "pid": os.getpid()})
-        begun = time.monotonic()
+        begun, before = time.monotonic(), vram.used_bytes()
         try:
             player = make_player(given.model, given.device, given.precision, given.slots)
         except Exception as error:
@@ -282,14 +283,10 @@ def main() -> int:
             for name in ("name", "rate", "channels", "device", "precision", "sha256", "licence")
         }
         described |= {"stems": list(facts.stems), "conditions": list(facts.conditions)}
-        link.send(
-            {
-                "op": "loaded",
-                "model": described,
-                "load_s": time.monotonic() - begun,
-                "bytes": _resident_bytes(),
-            }
-        )
+        after = vram.used_bytes() if facts.device.startswith("cuda") else None
+        held = _resident_bytes() if before is None or after is None else max(0, after - before)
+        load_s = time.monotonic() - begun
+        link.send({"op": "loaded", "model": described, "load_s": load_s, "bytes": held})
         Worker(link, player).run()
     except ParentGone:
         pass

@@ -372,3 +372,20 @@ def test_loudness_of_the_reference_tone(rate: int) -> None:
     gated = np.concatenate([tone, 0 * tone], axis=1)
     assert abs(integrated_lufs(gated, rate) + 3.01) < 0.4
     assert integrated_lufs(0 * tone, rate) is None and integrated_lufs(tone[:, :100], rate) is not None
+
+
+def test_memory_is_back_when_the_driver_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    import subprocess
+    import sys
+
+    from daemon import release, vram
+    from daemon.workers.local import LocalWorker
+
+    used = [10_000, 10_000, 6_000, 1_500]
+    monkeypatch.setattr(vram, "used_bytes", lambda: used.pop(0))
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
+        worker = LocalWorker("w", "cuda", "m", process, facts={"device": "cuda:0 x"}, memory_bytes=8_000)
+        waiting = release.Release([worker])
+        process.wait()
+    assert [waiting.complete() for _ in range(3)] == [False, False, True]
+    assert waiting.measured and waiting.freed_bytes == 8_500
