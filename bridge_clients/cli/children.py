@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bridge_clients.cli.exits import DEFECT, status_of
+from bridge_clients.cli.exits import CANCELLED, DEFECT
 from protocol.build import code_root
-from protocol.errors import SegueError
 
 
 def _command(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -27,14 +27,26 @@ def _command(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def run_python(words: Sequence[str]) -> int:
-    """Run this Python with ``words``, the terminal shared; its exit status is ours."""
+    """Run this Python with ``words``, the terminal shared; its exit status is ours.
+
+    Ctrl-C is the child's to answer (the terminal sends it to both), and it is waited for until it has;
+    SIGTERM is passed on.
+    """
     command, environment = _command(words)
     try:
-        status = subprocess.run(command, env=environment, check=False).returncode
+        child = subprocess.Popen(command, env=environment)
     except OSError as error:
-        failed = SegueError("E_INTERNAL", f"{sys.executable} could not be started ({error.strerror}).")
-        sys.stderr.write(f"segue: {failed.message}\n")
-        return status_of(failed)
+        sys.stderr.write(f"segue: {sys.executable} could not be started ({error.strerror}).\n")
+        return DEFECT
+    answers = {signal.SIGINT: lambda *_: None, signal.SIGTERM: lambda *_: child.terminate()}
+    before = {number: signal.signal(number, answer) for number, answer in answers.items()}
+    try:
+        status = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if status in (-signal.SIGINT, -signal.SIGTERM):
+        return CANCELLED
     return DEFECT if status < 0 else status
 
 

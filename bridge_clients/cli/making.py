@@ -145,6 +145,7 @@ def _tell(making: Making, folder: Folder, written: _Written, outcome: Outcome, r
         files=sorted(entry.name for entry in folder.path.iterdir() if not entry.name.startswith(".")),
         seed=outcome.seed,
         model=model,
+        started_s=rounded(outcome.started_s),
         first_audio_s=rounded(outcome.first_audio_s),
         total_s=rounded(outcome.total_s),
         xrt=rounded(xrt(making.submit, outcome)),
@@ -250,12 +251,13 @@ def _last_words(making: Making, folder: Folder, written: _Written, outcome: Outc
     seconds = submit.length_frames / submit.host_rate_hz
     in_seconds = f", {seconds:.3f} s" if submit.length.bars is not None else ""
     takes = f"{submit.variations} take{'s' if submit.variations > 1 else ''}"
+    waited = f" ({outcome.started_s:.2f} s until the model was ready)" if outcome.started_s else ""
     at_once = " each, all at once" if submit.variations > 1 else ""
     lines = [
         f"{takes} of {_length_words(submit)} ({submit.length_frames} samples{in_seconds}) from "
         f"{model_name(making.submit, outcome)}, seed {outcome.seed}.",
-        f"First audio after {outcome.first_audio_s or 0:.2f} s, all of it after {outcome.total_s:.2f} s: "
-        f"{xrt(submit, outcome) or 0:.2f} × real time{at_once}.",
+        f"First audio after {outcome.first_audio_s or 0:.2f} s{waited}, "
+        f"all of it after {outcome.total_s:.2f} s: {xrt(submit, outcome) or 0:.2f} × real time{at_once}.",
         f"Files in {folder.path}:",
     ]
     if written.joined:

@@ -95,6 +95,7 @@ def write_manifest(
         "joined": [{"variation": number, **_file(written)} for number, written in joined],
         "overview": overview,
         "times": {
+            "started_s": rounded(outcome.started_s),
             "first_audio_s": rounded(outcome.first_audio_s),
             "total_s": rounded(outcome.total_s),
             "xrt": rounded(xrt(submit, outcome)),

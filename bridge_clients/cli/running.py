@@ -37,6 +37,7 @@ class Outcome:
     job: str
     seed: int | None = None
     started: Started | None = None
+    started_s: float | None = None
     manifest: dict[str, Any] = dataclasses.field(default_factory=dict)
     first_audio_s: float | None = None
     total_s: float = 0.0
@@ -130,7 +131,7 @@ def _take_in(event: Any, outcome: Outcome, collector: Collector, reporter: Repor
     elif isinstance(event, Accepted):
         reporter.event("accepted", position=event.position)
     elif isinstance(event, Started):
-        outcome.started = event
+        outcome.started, outcome.started_s = event, outcome.started_s or outcome.total_s
         reporter.event(
             "started",
             attempt=event.attempt,

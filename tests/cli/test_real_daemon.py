@@ -173,3 +173,27 @@ def test_the_daemon_is_asked_and_stopped(segue: Segue, house: Path) -> None:
     assert (stopped.returncode, "has stopped" in stopped.stdout) == (0, True)
     assert segue("ping").returncode == 5
     assert segue("stop").stdout == "No daemon was running.\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_daemon_in_the_foreground_ends_with_its_terminal(segue: Segue, house: Path, number: int) -> None:
+    with subprocess.Popen(
+        line("serve", "--foreground"),
+        cwd=house,
+        env=environment(house),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        text=True,
+    ) as child:
+        until = time.monotonic() + 30
+        while segue("ping").returncode and time.monotonic() < until:
+            time.sleep(0.1)
+        if number == signal.SIGINT:
+            os.killpg(child.pid, number)  # as a terminal does
+        else:
+            child.send_signal(number)
+        said, _ = child.communicate(timeout=30)
+    assert child.returncode in (0, 130), said
+    assert "Traceback" not in said
+    assert segue("ping").returncode == 5
