@@ -1,4 +1,4 @@
-"""The codec as it is trained: the quick layout is EnCodec's arithmetic, and what it exports loads as it was."""
+"""The codec as it is trained: its layout is EnCodec's arithmetic, and what it exports loads as it was."""
 
 from __future__ import annotations
 

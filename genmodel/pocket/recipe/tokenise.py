@@ -20,6 +20,7 @@ from genmodel.pocket.chroma import chroma
 from genmodel.pocket.recipe.fastcodec import FastCodec
 from genmodel.pocket.recipe.journal import load_state
 from genmodel.pocket.recipe.song import STEMS
+from genmodel.pocket.recipe.train_codec import song_files
 
 MIXES = {"mix": (0, 1, 2)}
 PAIRS = {"drums+bass": (0, 1), "drums+other": (0, 2), "bass+other": (1, 2)}
@@ -56,13 +57,21 @@ def tokenise_all(
     out: Path,
     device: torch.device,
     pairs_every: int = 2,
-    limit: int | None = None,
+    limit: int = 10**9,
+    part: int = 0,
+    parts: int = 1,
 ) -> int:
-    """Tokenise every song of a folder that has not been; returns how many were done now."""
+    """Tokenise the songs of a folder that have not been; returns how many were done now.
+
+    `limit`: how many of the training songs; before them come a twelfth as many held-out ones.
+    `part` of `parts`: this process's share of the work.
+    """
     out.mkdir(parents=True, exist_ok=True)
     codec = load_codec(checkpoint, device)
     done = 0
-    for number, path in enumerate(sorted(p for p in songs.glob("*.npy") if p.stem.isdigit())[:limit]):
+    held_out, train = (song_files(songs, held_out=held) for held in (True, False))
+    files = [*held_out[: max(2, limit // 12)], *train[:limit]]
+    for number, path in list(enumerate(files))[part::parts]:
         target = out / f"{path.stem}.npz"
         if target.exists():
             continue
@@ -80,6 +89,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--codec", type=Path, required=True, help="checkpoint of train_codec")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pairs-every", type=int, default=2, help="mixes of two stems for every n-th song")
+    parser.add_argument("--limit", type=int, default=10**9, help="training songs at most")
+    parser.add_argument("--part", type=int, default=0, help="this process's share, of --parts")
+    parser.add_argument("--parts", type=int, default=1)
     parser.add_argument("--device", default=None)
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args(argv)
@@ -87,7 +99,16 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     started = time.monotonic()
-    done = tokenise_all(options.songs, options.codec, options.out, device, options.pairs_every)
+    done = tokenise_all(
+        options.songs,
+        options.codec,
+        options.out,
+        device,
+        options.pairs_every,
+        options.limit,
+        options.part,
+        options.parts,
+    )
     sys.stdout.write(f"{done} songs in {time.monotonic() - started:.0f} s\n")
     return 0
 
