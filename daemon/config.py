@@ -52,6 +52,7 @@ class Worker:
     stall_s: float = 300.0  # a busy worker that reports no step for so long is ended
     cancel_grace_s: float = 30.0  # a cancel that the worker has not confirmed by then ends it
     attempts: int = 3
+    deaths: int = 5  # a model whose workers died so often within a minute rests for a while
 
 
 @dataclass
@@ -108,6 +109,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "worker.stall_s": (0.5, 86_400),
     "worker.cancel_grace_s": (0.05, 3600),
     "worker.attempts": (1, 100),
+    "worker.deaths": (1, 100_000),
     "takes.quota_gib": (0, 1_000_000),
     "takes.keep_free_mib": (0, 1_000_000),
     "takes.chunk_s": (0.05, 2),

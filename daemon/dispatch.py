@@ -15,10 +15,8 @@ from daemon.config import Settings
 from daemon.jobs import Job, JobBook
 from daemon.metrics import Metrics
 from daemon.pool import Pool
-from daemon.quarantine import MANY
 from daemon.scheduler import Scheduler, Waiting
 from daemon.workers.local import LocalWorker
-from protocol.errors import SegueError
 
 SHARE = 2  # jobs of one session that run at once while others might want to
 _LOG = logging.getLogger("segue.dispatch")
@@ -65,9 +63,8 @@ class Dispatcher:
     def _place(self, job: Job, closed: set[str], now: float) -> None:
         """Start a job, or see to it that its model comes."""
         worker = self._pool.with_model(job.model)
-        if self._pool.quarantined(job.model):
-            message = f"{job.model} has ended {MANY} workers in a minute and rests for a while."
-            self._book.fail(job, SegueError("E_WORKER_DIED", message, retry="after", retry_ms=60_000))
+        if worker is None and self._pool.quarantined(job.model):
+            job.progress.note = f"{job.model} ended its worker again and again and rests for a minute"
         elif worker is not None and worker.state == "loaded":
             if self._has_its_share(worker, job):
                 return  # others may pass: this session has enough aboard already

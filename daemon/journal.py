@@ -298,22 +298,25 @@ class Journal:
         *,
         session: bytes | None = None,
         project: str | None = None,
-        state: str | None = None,
+        states: Sequence[str] | None = None,
         before: int | None = None,
         limit: int = 100,
     ) -> list[JobRow]:
         """Newest first; forgotten ones only when asked for by state."""
-        wheres, values = ["state=?" if state else "state<>?"], [state or FORGOTTEN]
-        for column, value in (("session", session), ("project", project)):
+        wheres, values = ["state<>?"], list[Any]([FORGOTTEN])
+        if states is not None:
+            wheres, values = [f"state IN ({','.join('?' * len(states))})"], list(states)
+        for column, sign, value in (
+            ("session", "=", session),
+            ("project", "=", project),
+            ("id", "<", before),
+        ):
             if value is not None:
-                wheres.append(f"{column}=?")
-                values.append(value)  # type: ignore[arg-type]
-        if before is not None:
-            wheres.append("id<?")
-            values.append(before)  # type: ignore[arg-type]
+                wheres.append(f"{column}{sign}?")
+                values.append(value)
+        where = " AND ".join(wheres)
         rows = self._db.execute(
-            f"SELECT {_JOB_COLUMNS} FROM job WHERE {' AND '.join(wheres)} ORDER BY id DESC LIMIT ?",
-            (*values, limit),
+            f"SELECT {_JOB_COLUMNS} FROM job WHERE {where} ORDER BY id DESC LIMIT ?", (*values, limit)
         ).fetchall()
         return [_job(row) for row in rows]
 

@@ -45,7 +45,7 @@ class Pool:
         self.wanted: dict[str, float] = {}  # models that were asked for by `load`, with their keep-alive
         self.known: dict[str, dict[str, Any]] = {}  # what loaded models said about themselves, by name
         self.refusals: dict[str, SegueError] = {}  # why a model could not be loaded last time
-        self._quarantine = Quarantine()
+        self._quarantine = Quarantine(settings.worker.deaths)
 
     # ---- looking ----
 

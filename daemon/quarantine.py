@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 
-MANY, WITHIN_S, REST_S = 5, 60.0, 300.0
+WITHIN_S, REST_S = 60.0, 60.0
 
 
 class Quarantine:
-    """Times are monotonic seconds, given by the caller."""
+    """`many` deaths within a minute send a model to rest. Times are monotonic seconds of the caller."""
 
-    def __init__(self) -> None:
+    def __init__(self, many: int) -> None:
+        self._many = many
         self._deaths: dict[str, deque[float]] = {}
 
     def died(self, model: str, now_s: float) -> None:
-        self._deaths.setdefault(model, deque(maxlen=MANY)).append(now_s)
+        self._deaths.setdefault(model, deque(maxlen=self._many)).append(now_s)
 
     def lately(self, model: str, now_s: float) -> int:
         """Deaths within the last minute."""
@@ -23,7 +24,7 @@ class Quarantine:
     def rests(self, model: str, now_s: float) -> bool:
         """Whether the model killed so many workers in so short a time that it gets no more for now."""
         deaths = self._deaths.get(model)
-        if deaths is None or len(deaths) < MANY:
+        if deaths is None or len(deaths) < self._many:
             return False
         return deaths[-1] - deaths[0] < WITHIN_S and now_s - deaths[-1] < REST_S
 

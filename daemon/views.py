@@ -18,7 +18,11 @@ from protocol import replies, requests
 from protocol.errors import SegueError
 
 LISTED_TEXT = 160  # characters of a text in a list
+PAGE = 100
 _LIST_ROOM_BYTES = 48 * 1024
+# what clients see as a state, and what the journal calls it
+_JOURNALED = {state: state for state in ("queued", "running", "done", "failed", "cancelled")}
+_JOURNALED |= {"loading": "queued", "cancelling": "running"}
 
 
 class Views:
@@ -89,12 +93,14 @@ class Views:
         return replies.ListReply(jobs=tuple(found))
 
     def _rows(self, request: requests.List, before: int | None) -> Iterator[JobRow]:
+        """Newest first, a page at a time, so that a long history costs only what is looked at."""
+        states = None if request.states is None else sorted({_JOURNALED[state] for state in request.states})
         while True:
             page = self._journal.jobs(
-                session=request.session, project=request.project, before=before, limit=200
+                session=request.session, project=request.project, states=states, before=before, limit=PAGE
             )
             yield from page
-            if len(page) < 200:
+            if len(page) < PAGE:
                 return
             before = page[-1].id
 

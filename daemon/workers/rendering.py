@@ -140,7 +140,7 @@ class Rendering:
         facts = self._facts
         sounds = Sounds(self._spool_folder, self._spec["audio"])
         prompt, prompt_frames = None, 0
-        for audio, samples in sounds.of("prompt")[:1]:
+        for audio, samples in sounds.of("prompt")[:1] if submit.mode == "continue" else ():
             keep = round(facts.max_prompt_s * audio.rate)
             samples = samples[:, max(0, samples.shape[1] - keep) :]
             samples = samples[:, trimmed_frames(samples.shape[1], audio.rate, facts) :]
@@ -159,7 +159,7 @@ class Rendering:
         order = Order(
             mode=submit.mode,
             frames=model_frames(HostShape(self._rate, self._channels, self._frames, None), facts),
-            prompt=prompt if submit.mode == "continue" else None,
+            prompt=prompt,
             context=context if "context" in facts.conditions else None,
             text=submit.text or None,
             negative_text=submit.negative_text or None,

@@ -16,7 +16,7 @@ import soundfile as sf
 from daemon import config, journal, lifecycle, security
 from daemon.journal import Journal, NewEvent
 from daemon.metrics import Metrics
-from daemon.quarantine import MANY, Quarantine
+from daemon.quarantine import Quarantine
 from daemon.scheduler import CostEstimate, Scheduler, Waiting
 from daemon.takes import Chunk, SpoolWriter, TakeStore, write_wav
 from daemon.workers.interface import ModelFacts
@@ -270,8 +270,8 @@ def test_costs_are_learnt() -> None:
 
 
 def test_a_model_that_kills_rests() -> None:
-    kept = Quarantine()
-    for n in range(MANY):
+    kept = Quarantine(5)
+    for n in range(5):
         assert not kept.rests("m", n)
         kept.died("m", float(n))
     assert kept.rests("m", 10.0) and not kept.rests("m", 1000.0) and not kept.rests("other", 10.0)
