@@ -30,6 +30,16 @@ _NORMED = {
     ".parametrizations.weight.original0": "g",
     ".parametrizations.weight.original1": "v",
 }
+#: Defaults of AudioCraft's SEANet classes, for keys that a configuration leaves out.
+_AUDIOCRAFT_DEFAULTS: dict[str, Any] = {
+    "dimension": 128,
+    "n_filters": 32,
+    "n_residual_layers": 3,
+    "ratios": [8, 5, 4, 2],
+    "norm": "none",
+    "pad_mode": "reflect",
+    "lstm": 0,
+}
 #: Defaults of Hugging Face's EncodecConfig, for keys that its nested configurations leave out.
 _HF_DEFAULTS: dict[str, Any] = {
     "target_bandwidths": [1.5, 3.0, 6.0, 12.0, 24.0],
@@ -136,7 +146,9 @@ def _seanet(values: Mapping[str, Any], decoder: bool) -> SEANetConfig:
             field=f"seanet.{unknown[0]}",
             value=values[unknown[0]],
         )
-    kept["ratios"] = tuple(_need(values, "ratios", "seanet"))
+    kept = {**_AUDIOCRAFT_DEFAULTS, **kept}
+    ratios = _need(kept, "ratios", "seanet")
+    kept["ratios"] = tuple(ratios) if isinstance(ratios, list | tuple) else ratios
     for name in ("activation_params", "final_activation_params"):
         if name in kept:
             kept[name] = dict(kept[name] or {})

@@ -65,8 +65,8 @@ class SEANetConfig:
             _need_int(f"seanet.{name}", getattr(self, name), 1)
         for name in ("n_residual_layers", "lstm", "disable_norm_outer_blocks"):
             _need_int(f"seanet.{name}", getattr(self, name), 0)
-        if not self.ratios:
-            _refuse("seanet.ratios", self.ratios, "at least one whole number")
+        if not isinstance(self.ratios, tuple) or not self.ratios:
+            _refuse("seanet.ratios", self.ratios, "a list of at least one whole number")
         for ratio in self.ratios:
             _need_int("seanet.ratios", ratio, 1)
         if self.compress > self.n_filters:

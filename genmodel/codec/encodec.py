@@ -153,7 +153,7 @@ class EncodecModel(CompressionModel):
         self.decoder = SEANetDecoder(config.decoder)
         self.quantizer = ResidualVectorQuantizer(config.n_q, config.bins, config.dimension)
         self._num_codebooks = config.n_q
-        self._chains: dict[str, tuple[tuple[Any, ...], Chain]] = {}
+        self._chains: dict[tuple[str, bool | None], tuple[tuple[Any, ...], Chain]] = {}
         self._chains_lock = threading.Lock()
         self.eval()
 
@@ -232,13 +232,13 @@ class EncodecModel(CompressionModel):
         """The streaming form of one half, made on first use and again after its weights have changed."""
         module = getattr(self, half)
         packed = False if self.kernels in ("plain", "reference") else None
-        key = (packed, *((p.data_ptr(), p._version, p.device, p.dtype) for p in module.parameters()))
+        key = tuple((p.data_ptr(), p._version, p.device, p.dtype) for p in module.parameters())
         with self._chains_lock:
-            made = self._chains.get(half)
+            made = self._chains.get((half, packed))
             if made is None or made[0] != key:
                 side = getattr(self.config, half)
                 width = side.channels if half == "encoder" else side.dimension
-                made = self._chains[half] = (key, Chain(module.model, width, packed))
+                made = self._chains[half, packed] = (key, Chain(module.model, width, packed))
             return made[1]
 
     @property

@@ -147,6 +147,7 @@ def test_unknown_empty_and_foreign_states(cfg, state):
         ({"seanet.decoder.final_activation": "__class__"}, "seanet.final_activation"),
         ({"seanet.decoder.trim_right_ratio": 0.5}, "seanet.trim_right_ratio"),
         ({"seanet.ratios": []}, "seanet.ratios"),
+        ({"seanet.ratios": 8}, "seanet.ratios"),
         ({"seanet.ratios": [4, 0]}, "seanet.ratios"),
         ({"seanet.decoder.ratios": [2, 2]}, "seanet.ratios"),
         ({"seanet.n_filters": -4}, "seanet.n_filters"),
@@ -191,3 +192,11 @@ def test_halves_may_differ(cfg):
     config = encodec_config_from_audiocraft(cfg)
     assert (config.encoder.n_filters, config.decoder.n_filters) == (6, 4)
     assert (config.encoder.lstm, config.decoder.lstm) == (2, 1)
+
+
+def test_what_a_configuration_leaves_out_is_audiocrafts_default():
+    cfg = {"sample_rate": 16000, "channels": 1, "encodec": {}, "seanet": {}, "rvq": {"n_q": 2, "bins": 8}}
+    half = encodec_config_from_audiocraft(OmegaConf.create(cfg)).decoder
+    assert (half.n_filters, half.n_residual_layers, half.ratios, half.lstm) == (32, 3, (8, 5, 4, 2), 0)
+    assert (half.pad_mode, half.norm, half.causal, half.true_skip) == ("reflect", "none", False, True)
+    assert encodec_config_from_audiocraft(cfg).decoder == half
