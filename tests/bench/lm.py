@@ -1,0 +1,264 @@
+"""The language model at MusicGen-small's shape with random weights, against ``transformers`` in one run.
+
+Both hold the same weights (the peer's are views of ours) and hear the same 16 text vectors; guidance 3. Each
+round times a whole generation of every contender once; a warming round, in which greedy tokens are compared,
+is left out. Figures are medians. ``xrt``: seconds of audio per second of language model time; the codec is
+not in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genmodel.engine.kernels import packing_available
+from genmodel.engine.network import Network
+from genmodel.engine.stepper import Stepper
+from genmodel.engine.windows import make_sessions, run_sessions
+from genmodel.lm.conditioners.base import Conditioner
+from genmodel.lm.conditioning import ConditioningAttributes, ConditioningProvider
+from genmodel.lm.config import LMConfig
+from genmodel.lm.fuser import ConditionFuser
+from genmodel.lm.lm import LMModel
+from genmodel.request import Sampling
+from tests.bench.codec import machine
+
+DIM, LAYERS, HEADS, CODEBOOKS, CARD = 1024, 24, 16, 4, 2048
+TEXT_TOKENS, TEXT_DIM = 16, 768
+FRAME_RATE = 50.0
+SECONDS = 0.8
+GREEDY_FRAMES = 12
+GUIDANCE = 3.0
+
+
+class FixedText(Conditioner):
+    """Gives the same text vectors [L, D] to every row, zeros to rows without a text."""
+
+    condition_type = "text"
+
+    def __init__(self, hidden: Tensor, output_dim: int) -> None:
+        super().__init__(hidden.shape[1], output_dim)
+        self.register_buffer("hidden", hidden)
+
+    def tokenize(self, inputs: Any) -> Tensor:
+        return torch.tensor([text is not None for text in inputs])
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        mask = inputs[:, None].expand(-1, len(self.hidden)).long()  # type: ignore[arg-type]
+        return self.output_proj(self.hidden)[None] * mask[..., None], mask
+
+
+def our_model() -> LMModel:
+    """Random weights, drawn with variance 1/fan-in."""
+    torch.manual_seed(0)
+    config = LMConfig(
+        dim=DIM, num_heads=HEADS, num_layers=LAYERS, n_q=CODEBOOKS, card=CARD, cfg_coef=GUIDANCE
+    )
+    text = FixedText(torch.randn(TEXT_TOKENS, TEXT_DIM), DIM)
+    fuser = ConditionFuser({"cross": ["description"]})
+    with torch.device("meta"):
+        lm = LMModel(config, None, fuser)
+    lm.to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in lm.parameters():
+            if parameter.dim() == 1:
+                parameter.fill_(0.0)
+            else:
+                bound = (3 / parameter.shape[1]) ** 0.5
+                parameter.uniform_(-bound, bound, generator=generator)
+        for name, parameter in lm.named_parameters():
+            if "norm" in name and name.endswith("weight"):
+                parameter.fill_(1.0)
+    lm.condition_provider = ConditioningProvider({"description": text})
+    return lm.eval()
+
+
+def peer_model(lm: LMModel) -> Any:
+    """``transformers``' model with the same weights: views of ours, so that both fit into memory."""
+    import transformers
+    from transformers.models.musicgen import MusicgenDecoderConfig
+
+    text = transformers.T5Config(d_model=TEXT_DIM, d_kv=8, d_ff=8, num_layers=1, num_heads=1, vocab_size=8)
+    audio = transformers.EncodecConfig(
+        num_filters=4, hidden_size=8, codebook_size=CARD, codebook_dim=8, sampling_rate=32000,
+        upsampling_ratios=[8, 5, 4, 4], target_bandwidths=[2.2], num_lstm_layers=1,
+    )  # fmt: skip
+    decoder = MusicgenDecoderConfig(
+        vocab_size=CARD, hidden_size=DIM, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+        ffn_dim=4 * DIM, num_codebooks=CODEBOOKS, pad_token_id=CARD, bos_token_id=CARD,
+    )  # fmt: skip
+    config = transformers.MusicgenConfig.from_sub_models_config(text, audio, decoder)
+    with torch.device("meta"):
+        causal = transformers.MusicgenForCausalLM(config.decoder)
+    state: dict[str, Tensor] = {}
+    for name, value in lm.state_dict().items():
+        if name.startswith("condition_provider"):
+            continue
+        state |= _renamed(name, value)
+    causal.load_state_dict(state, strict=False, assign=True)
+    positions = causal.model.decoder.embed_positions
+    positions.weights = positions.get_embedding(2048, DIM)
+    peer = transformers.MusicgenForConditionalGeneration(
+        text_encoder=transformers.T5EncoderModel(config.text_encoder),
+        audio_encoder=transformers.EncodecModel(config.audio_encoder),
+        decoder=causal,
+    ).eval()
+    ours: nn.Linear = lm.condition_provider.conditioners["description"].output_proj  # type: ignore[assignment]
+    peer.enc_to_dec_proj.load_state_dict(ours.state_dict())
+    return peer
+
+
+def _renamed(name: str, value: Tensor) -> dict[str, Tensor]:
+    """One tensor of ours under ``transformers``' names."""
+    base = "model.decoder."
+    if name.startswith("emb."):
+        return {f"{base}embed_tokens.{name.split('.')[1]}.weight": value}
+    if name.startswith("linears."):
+        return {f"lm_heads.{name.split('.')[1]}.weight": value}
+    if name.startswith("out_norm."):
+        return {name.replace("out_norm", f"{base}layer_norm"): value}
+    for ours, theirs in (
+        ("transformer.layers", f"{base}layers"),
+        ("norm1", "self_attn_layer_norm"),
+        ("norm_cross", "encoder_attn_layer_norm"),
+        ("norm2", "final_layer_norm"),
+        ("linear1", "fc1"),
+        ("linear2", "fc2"),
+        ("cross_attention", "encoder_attn"),
+    ):
+        name = name.replace(ours, theirs)
+    if not name.endswith("in_proj_weight"):
+        return {name: value}
+    parts = zip("qkv", value.chunk(3), strict=True)
+    return {name.replace("in_proj_weight", f"{part}_proj.weight"): rows for part, rows in parts}
+
+
+class Peer:
+    """Whole generations by ``transformers``, the codec's decode left out."""
+
+    def __init__(self, model: Any, hidden: Tensor) -> None:
+        from transformers.modeling_outputs import BaseModelOutput
+
+        text = BaseModelOutput(last_hidden_state=hidden[None].to(model.enc_to_dec_proj.weight.dtype))
+        self.model = model
+        self.tokens = torch.empty(0)
+        model.text_encoder.forward = lambda **kwargs: text
+        model.audio_encoder.decode = self._decode
+
+    def _decode(self, audio_codes: Tensor, *rest: Any, **more: Any) -> Any:
+        from types import SimpleNamespace
+
+        self.tokens = audio_codes[0]
+        return SimpleNamespace(audio_values=torch.zeros(1, 1, 1))
+
+    @torch.no_grad()
+    def __call__(self, frames: int, sample: bool = True) -> Tensor:
+        """Codes [1, K, frames]."""
+        self.model.generate(
+            input_ids=torch.ones(1, TEXT_TOKENS, dtype=torch.long),
+            attention_mask=torch.ones(1, TEXT_TOKENS, dtype=torch.long),
+            do_sample=sample,
+            **({"top_k": 250} if sample else {}),
+            guidance_scale=GUIDANCE,
+            max_new_tokens=frames + CODEBOOKS - 1,
+        )
+        return self.tokens
+
+
+class Ours:
+    """Whole generations by the engine, caches empty at the start as for the peer."""
+
+    def __init__(self, lm: LMModel, precision: str) -> None:
+        self.lm, self.stepper = lm, Stepper(lm, 1, precision)
+
+    def __call__(self, frames: int, sample: bool = True) -> Tensor:
+        rows = [ConditioningAttributes(text={"description": "a text"})]
+        sampling = Sampling(use_sampling=sample)
+        sessions = make_sessions(self.lm, None, rows, frames, frames, None, sampling, seed=1)
+        run_sessions(self.stepper, sessions)
+        return sessions[0].tokens[None]
+
+
+def weights_per_step(network: Network) -> int:
+    """Bytes of weights that one step reads (cross-attention's keys and values are made once a request)."""
+    config = network.config
+    each = torch.finfo(network.dtype).bits // 8
+    block = config.dim * (4 * config.dim + 2 * config.dim + 2 * config.feedforward_dim)
+    return each * config.num_layers * block + 4 * config.n_q * config.card * config.dim
+
+
+def read_bandwidth_gbs() -> float:
+    """What this machine reads at best, in GB/s: the sum of a quarter of a GiB, the median of five."""
+    block = torch.ones(2**26)
+    times = []
+    for _ in range(6):
+        begun = time.perf_counter()
+        block.sum()
+        times.append(time.perf_counter() - begun)
+    return block.nbytes / statistics.median(times[1:]) / 1e9
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    frames = round((args.seconds or SECONDS) * FRAME_RATE)
+    lm = our_model()
+    hidden: Tensor = lm.condition_provider.conditioners["description"].hidden  # type: ignore[assignment]
+    peer = peer_model(lm)
+    contenders: dict[str, Callable[..., Tensor]] = {
+        "fp32": Ours(lm, "float32"),
+        "peer_fp32": Peer(peer, hidden),
+    }
+    bytes_per_step = {"fp32": weights_per_step(contenders["fp32"].stepper.network)}  # type: ignore[attr-defined]
+    identical = torch.equal(
+        contenders["fp32"](GREEDY_FRAMES, False), contenders["peer_fp32"](GREEDY_FRAMES, False)
+    )
+    if packing_available(torch.bfloat16):
+        import copy
+
+        contenders["bf16"] = Ours(lm, "bfloat16")
+        bytes_per_step["bf16"] = weights_per_step(contenders["bf16"].stepper.network)  # type: ignore[attr-defined]
+        contenders["peer_bf16"] = Peer(copy.deepcopy(peer).to(torch.bfloat16), hidden)
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(args.rounds + 1):
+        for name, generate in contenders.items():
+            begun = time.perf_counter()
+            generate(frames)
+            if number:
+                times[name].append(time.perf_counter() - begun)
+    bandwidth = read_bandwidth_gbs()
+    steps = frames + CODEBOOKS - 1
+    per_step = {name: statistics.median(values) / steps for name, values in times.items()}
+    result: dict[str, Any] = {
+        "xrt": 1 / FRAME_RATE / per_step["fp32"],
+        "ms_per_step": {name: 1e3 * value for name, value in per_step.items()},
+        "ratio_fp32": per_step["peer_fp32"] / per_step["fp32"],
+        "tokens_identical": identical,
+        "bandwidth_gbs": {name: bytes_per_step[name] / per_step[name] / 1e9 for name in bytes_per_step},
+        "machine_bandwidth_gbs": bandwidth,
+        "floor_ms": {name: size / bandwidth / 1e6 for name, size in bytes_per_step.items()},
+        "shape": {"dim": DIM, "layers": LAYERS, "heads": HEADS, "codebooks": CODEBOOKS, "card": CARD},
+        "frames": frames,
+        "text_tokens": TEXT_TOKENS,
+        "guidance": GUIDANCE,
+        "batch": 1,
+        "rounds": args.rounds,
+        "threads": torch.get_num_threads(),
+        "peer": _peer_version(),
+        "machine": machine(),
+    }
+    if "bf16" in per_step:
+        result["ratio_bf16"] = per_step["peer_bf16"] / per_step["bf16"]
+        result["xrt_bf16"] = 1 / FRAME_RATE / per_step["bf16"]
+    return result
+
+
+def _peer_version() -> str:
+    import transformers
+
+    return f"transformers {transformers.__version__}"
