@@ -197,9 +197,10 @@ def compose(seed: int, seconds: float = SONG_SECONDS) -> Song:
     ]  # fmt: skip
     if writer.swing > 0.1:
         words.append("swing")
-    length = meter.quarters
+    bar_quarters = meter.quarters
     harmony = tuple(
-        Chord(index * length, (index + 1) * length, classes[index % loop]) for index in range(bars)
+        Chord(index * bar_quarters, (index + 1) * bar_quarters, classes[index % loop])
+        for index in range(bars)
     )
     return Song(
         seed,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ class Conv(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__()
-        self.conv = _holder(nn.Conv1d(inputs, outputs, kernel), "conv")
+        self.conv: Any = _holder(nn.Conv1d(inputs, outputs, kernel), "conv")
 
     def forward(self, x: Tensor) -> Tensor:
         leaf: nn.Conv1d = self.conv.conv
@@ -43,7 +44,7 @@ class Down(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.stride = stride
-        self.conv = _holder(nn.Conv1d(inputs, outputs, 2 * stride, stride), "conv")
+        self.conv: Any = _holder(nn.Conv1d(inputs, outputs, 2 * stride, stride), "conv")
 
     def forward(self, x: Tensor) -> Tensor:
         leaf: nn.Conv1d = self.conv.conv
@@ -61,7 +62,7 @@ class Up(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.stride = stride
-        self.convtr = _holder(nn.ConvTranspose1d(inputs, outputs, 2 * stride, stride), "convtr")
+        self.convtr: Any = _holder(nn.ConvTranspose1d(inputs, outputs, 2 * stride, stride), "convtr")
 
     def forward(self, x: Tensor) -> Tensor:
         leaf: nn.ConvTranspose1d = self.convtr.convtr
@@ -70,7 +71,8 @@ class Up(nn.Module):
         kernel = (
             leaf.weight.unflatten(2, (2, s)).flip(2).permute(3, 1, 0, 2).reshape(s * outputs, inputs, 1, 2)
         )
-        blocks = F.conv2d(x, kernel, leaf.bias.repeat(s), padding=(0, 1))
+        bias = None if leaf.bias is None else leaf.bias.repeat(s)
+        blocks = F.conv2d(x, kernel, bias, padding=(0, 1))
         rows, _, _, length = blocks.shape
         full = blocks.permute(0, 2, 3, 1).reshape(rows, 1, length * s, outputs)
         return full[:, :, s - s // 2 : length * s - s // 2].permute(0, 3, 1, 2)
@@ -101,6 +103,11 @@ class Recurrent(nn.Module):
 class Codebook(nn.Module):
     """One stage's vectors with their moving averages (AudioCraft's buffer names)."""
 
+    inited: Tensor
+    cluster_size: Tensor
+    embed: Tensor
+    embed_avg: Tensor
+
     def __init__(self, size: int, dimension: int) -> None:
         super().__init__()
         self.register_buffer("inited", torch.zeros(1))
@@ -121,7 +128,7 @@ class Quantizer(nn.Module):
     def __init__(self, codebooks: int, size: int, dimension: int, decay: float = 0.99) -> None:
         super().__init__()
         self.decay, self.size = decay, size
-        self.vq = nn.Module()
+        self.vq: Any = nn.Module()
         layers = [_holder(Codebook(size, dimension), "_codebook") for _ in range(codebooks)]
         self.vq.add_module("layers", nn.ModuleList(layers))
         self.frozen = False
@@ -225,8 +232,8 @@ class FastCodec(nn.Module):
             decoder += [nn.ELU(), Up(width, width // 2, ratio), Residual(width // 2)]
             width //= 2
         decoder += [nn.ELU(), Conv(width, 1, 7)]
-        self.encoder = _holder(nn.Sequential(*encoder), "model")
-        self.decoder = _holder(nn.Sequential(*decoder), "model")
+        self.encoder: Any = _holder(nn.Sequential(*encoder), "model")
+        self.decoder: Any = _holder(nn.Sequential(*decoder), "model")
         self.quantizer = Quantizer(codebooks, codebook_size, dimension)
         self._initialise()
 
@@ -242,7 +249,7 @@ class FastCodec(nn.Module):
                 nn.init.normal_(module.weight, std=(2 * module.in_channels) ** -0.5)
             elif isinstance(module, nn.Conv1d):
                 nn.init.normal_(module.weight, std=(module.in_channels * module.kernel_size[0]) ** -0.5)
-            if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
+            if isinstance(module, nn.Conv1d | nn.ConvTranspose1d) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         first: nn.Conv1d = self.encoder.model[0].conv.conv
         last: nn.Conv1d = self.decoder.model[-1].conv.conv

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -87,7 +88,7 @@ class FontPlayer:
             ("noteoff", 2),
         ):
             getattr(library, f"fluid_synth_{name}").argtypes = [ctypes.c_void_p] + [ctypes.c_int] * count
-        side = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
+        side: list[Any] = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
         library.fluid_synth_write_float.argtypes = [ctypes.c_void_p, ctypes.c_int, *side, *side]
         self._settings = ctypes.c_void_p(library.new_fluid_settings())
         library.fluid_settings_setnum(self._settings, b"synth.sample-rate", float(rate_hz))

@@ -12,6 +12,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ def tokenise_all(
         target = out / f"{path.stem}.npz"
         if target.exists():
             continue
-        arrays = tokenise_song(codec, np.load(path), number % pairs_every == 0, device)
+        arrays: dict[str, Any] = tokenise_song(codec, np.load(path), number % pairs_every == 0, device)
         partial = out / f"{path.stem}.part.npz"
         np.savez(partial, **arrays)
         partial.replace(target)

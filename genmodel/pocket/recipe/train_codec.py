@@ -127,7 +127,8 @@ class CodecRun:
         torch.manual_seed(plan.seed)
         self.codec = FastCodec(plan.filters).to(device)
         self.loss = SpectralLoss().to(device)
-        self.step, self.spent_s, self.latents = 0, 0.0, []
+        self.step, self.spent_s = 0, 0.0
+        self.latents: list[Tensor] = []
         self.optimiser = torch.optim.AdamW(
             self.codec.parameters(), plan.peak_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
         )
