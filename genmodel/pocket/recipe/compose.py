@@ -197,11 +197,8 @@ def compose(seed: int, seconds: float = SONG_SECONDS) -> Song:
     ]  # fmt: skip
     if writer.swing > 0.1:
         words.append("swing")
-    bar_quarters = meter.quarters
-    harmony = tuple(
-        Chord(index * bar_quarters, (index + 1) * bar_quarters, classes[index % loop])
-        for index in range(bars)
-    )
+    bar = meter.quarters
+    harmony = tuple(Chord(index * bar, (index + 1) * bar, classes[index % loop]) for index in range(bars))
     return Song(
         seed,
         genre,
