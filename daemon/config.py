@@ -64,7 +64,7 @@ class Takes:
 
 @dataclass
 class Limits:
-    prompt_s: float = 60.0  # more prompt than any model can hear is not stored
+    prompt_s: float = 40.0  # more prompt than any model can hear is not stored
     length_s: float = 600.0
     job_samples: int = 2_000_000_000  # length x variations x stems x channels
     credit_bytes: int = 8 * 1024 * 1024

@@ -131,15 +131,25 @@ class JobBook:
 
     def submit(self, submit: Submit, *, refuse: Callable[[Submit], None]) -> tuple[JobRow, bool]:
         """The job's row and whether it was known. `refuse` raises when no new job may come in now."""
-        known = self._known(submit.key, submit.digest())
+        digest = submit.digest()
+        known = self._known(submit.key, digest)
         if known is not None:
             return known, True
         refuse(submit)
         admission.check(submit, self._settings.limits)
         blocks = admission.stored_blocks(submit, self._settings.limits)
-        return self._create(
-            submit, submit.digest(), [b.data for b in blocks], [b.format for b in blocks]
-        ), False
+        audio = {
+            "audio": [block.format.to_map() for block in blocks],
+            "prompt_frames": sum(b.format.frames for b in submit.audio if b.format.role == "prompt"),
+            "rate": submit.host_rate_hz,
+            "channels": submit.host_channels,
+            "frames": submit.length_frames,
+        }
+
+        def store(job: int) -> dict[str, int]:
+            return {"crc": self._takes.put_inputs(job, [block.data for block in blocks])}
+
+        return self._create(submit, digest, audio, store), False
 
     def retake(self, retake: Retake, *, refuse: Callable[[Submit], None]) -> tuple[JobRow, bool]:
         """The same request with another seed, its audio linked from the first job."""
@@ -156,14 +166,13 @@ class JobBook:
         if known is not None:
             return known, True
         refuse(submit)
-        payloads = self._takes.inputs(source.id)
-        formats = [AudioFormat.from_map(entry) for entry in source.spec["audio"]]
-        if len(payloads) != len(formats):
-            raise SegueError(
-                "E_TAKE_MISSING", "The audio of the first job is no longer here; submit it again."
-            )
-        shape = {name: source.spec[name] for name in ("rate", "channels", "frames")}
-        return self._create(submit, digest, payloads, formats, shape), False
+        names = ("audio", "prompt_frames", "rate", "channels", "frames")
+
+        def store(job: int) -> dict[str, int]:
+            self._takes.link_inputs(source.id, job)
+            return {"crc": source.spec["crc"]}
+
+        return self._create(submit, digest, {name: source.spec[name] for name in names}, store), False
 
     def _known(self, key: bytes, digest: bytes) -> JobRow | None:
         known = self._journal.by_key(key)
@@ -186,34 +195,27 @@ class JobBook:
         self,
         submit: Submit,
         digest: bytes,
-        payloads: Sequence[bytes | bytearray | memoryview],
-        formats: Sequence[AudioFormat],
-        shape: dict[str, int] | None = None,
+        audio: dict[str, Any],
+        store: Callable[[int], dict[str, int]],
     ) -> JobRow:
-        shape = shape or {
-            "rate": submit.host_rate_hz,
-            "channels": submit.host_channels,
-            "frames": submit.length_frames,
-        }
+        """`audio`: what is known of the request's sound; `store` puts it on the disk for the new job."""
         model = submit.model or self._settings.worker.default_model
         seed = secrets.randbelow(_MAX_SEED) if submit.seed is None else submit.seed
         spec = {
             "request": submit.to_map(),
-            "audio": [audio.to_map() for audio in formats],
             "seed": seed,
             "model": model,
             "turn": fairness_key(submit),
-            **shape,
+            **audio,
         }
-        per_voice = (shape["frames"] + handle_frames(spec)) * shape["channels"] * SAMPLE_BYTES
+        per_voice = (spec["frames"] + handle_frames(spec)) * spec["channels"] * SAMPLE_BYTES
+        inputs = sum(AudioFormat.from_map(entry).total_bytes for entry in spec["audio"])
         # spool and finished file exist side by side for a moment
-        need = 2 * per_voice * submit.variations * admission.voices(submit) + sum(
-            memoryview(p).nbytes for p in payloads
-        )
+        need = 2 * per_voice * submit.variations * admission.voices(submit) + inputs
         self._takes.check_space(need, sum(job.need_bytes for job in self.active.values()))
         job = self._journal.next_id()
         try:
-            self._takes.put_inputs(job, [memoryview(p) for p in payloads])
+            spec |= store(job)
             row = self._journal.create(
                 key=submit.key, digest=digest, session=submit.session or b"", project=submit.project or "",
                 priority=submit.priority, model=model, spec=spec, need_bytes=need,
@@ -223,7 +225,7 @@ class JobBook:
             self._takes.drop_spool(job)
             raise
         self._remember(row, time.monotonic())
-        about = {"job": row.id, "model": model, "frames": shape["frames"], "variations": submit.variations}
+        about = {"job": row.id, "model": model, "frames": spec["frames"], "variations": submit.variations}
         _LOG.info("job accepted", extra=about | ({"text": submit.text} if self._settings.log.texts else {}))
         self.listener(row.id)
         return row

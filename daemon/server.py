@@ -35,6 +35,7 @@ BURST = 64  # requests taken in one turn before workers are looked at again
 BUSY_TURN_S, IDLE_TURN_S = 0.05, 1.0
 MAX_HELD = 1024
 MANY_FAULTS = 20
+LAST_WORDS_S, LAST_WORDS_AT_MOST_S = 0.3, 5.0
 LATE_TURN_S = 0.005
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 _LOG = logging.getLogger("segue.server")
@@ -92,6 +93,7 @@ class Server:
         self._finish: str | None = None  # what a stop under way still waits for: "none", "running" or "all"
         self._leave = False
         self._stop_by_s: float | None = None
+        self._finished_s: float | None = None
         if settings.worker.preload:
             self.pool.wanted[settings.worker.default_model] = settings.worker.keep_alive_s
 
@@ -304,13 +306,19 @@ class Server:
         now, idle_s = time.monotonic(), self.settings.life.idle_exit_s
         if idle_s and self._finish is None and not self.book.active and now - self._last_request_s > idle_s:
             self.stop("none", True)
-        if self._finish is None or not self._leave or self._held:
-            if self._finish is not None and self._leave:
-                for held in self._held:
-                    held.until_s = 0.0
+        if self._finish is None or not self._leave:
             return False
-        waiting = {"none": 0, "running": len(self.book.running()), "all": len(self.book.active)}[self._finish]
-        return not waiting or (self._stop_by_s is not None and now > self._stop_by_s)
+        running, active = len(self.book.running()), len(self.book.active)
+        late = self._stop_by_s is not None and now > self._stop_by_s
+        if {"none": 0, "running": running, "all": active}[self._finish] and not late:
+            self._finished_s = None
+            return False
+        self._finished_s = self._finished_s or now
+        for held in self._held:
+            held.until_s = 0.0
+        # clients that followed a job hear of its end before the daemon is gone
+        quiet = now - self._last_request_s > LAST_WORDS_S or self._finish == "none" or late
+        return (quiet and not self._held) or now - self._finished_s > LAST_WORDS_AT_MOST_S
 
     def close(self) -> None:
         """End the workers, put what ran back into the queue, leave nothing behind but journal and takes."""

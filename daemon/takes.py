@@ -1,6 +1,6 @@
 """Where audio lives on disk: inputs and spool while a job runs, WAV files and a manifest when it is done.
 
-    <state>/spool/<job>/input.<n>.raw       what came with the request, exactly as it came
+    <state>/spool/<job>/input.raw           the audio of the request, piece after piece as it came
     <state>/spool/<job>/<attempt>.pcm       chunks of one attempt, append-only, each with its checksum
     <state>/takes/<job>/v<variation>.<stem>.wav, v<variation>.<stem>.handle.wav, manifest.json
 
@@ -31,6 +31,7 @@ _MAGIC = b"SGCK"
 _WAV = struct.Struct("<4sI4s4sIHHIIHHH4sII4sI")
 WAV_HEADER_BYTES = _WAV.size
 SAMPLE_BYTES = 4
+INPUT_NAME = "input.raw"
 RESERVE_BYTES = 1 << 20
 
 
@@ -240,21 +241,39 @@ class TakeStore:
 
     # ---- inputs and spool ----
 
-    def put_inputs(self, job: int, payloads: Sequence[bytes | memoryview]) -> None:
-        """Store the request's audio; durable when this returns."""
-        folder = self.spool_folder(job)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        for index, payload in enumerate(payloads):
-            disk.put_file(folder / f"input.{index}.raw", [payload])
+    def put_inputs(self, job: int, payloads: Sequence[bytes | bytearray | memoryview]) -> int:
+        """Store the request's audio, piece after piece; durable when this returns. Returns its CRC-32.
+
+        No part file: a folder that the journal does not know is removed at the next start.
+        """
+        folder, crc, size = self.spool_folder(job), 0, 0
+        folder.mkdir(mode=0o700)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(folder / INPUT_NAME, flags, 0o600)
+        try:
+            for payload in payloads:
+                disk.write_at(descriptor, memoryview(payload), size)
+                crc, size = zlib.crc32(payload, crc), size + memoryview(payload).nbytes
+            disk.sync(descriptor)
+        finally:
+            os.close(descriptor)
+        disk.sync_folder(folder)
+        disk.sync_folder(self.spool)
+        self._sizes[str(job)] = size
+        return crc
+
+    def link_inputs(self, source: int, job: int) -> None:
+        """Give a job the audio of another one, without copying it. Raises E_TAKE_MISSING."""
+        self.spool_folder(job).mkdir(mode=0o700)
+        try:
+            os.link(self.spool_folder(source) / INPUT_NAME, self.spool_folder(job) / INPUT_NAME)
+        except FileNotFoundError:
+            raise SegueError(
+                "E_TAKE_MISSING", "The audio of the first job is no longer here; submit it again."
+            ) from None
+        disk.sync_folder(self.spool_folder(job))
         disk.sync_folder(self.spool)
         self.recount(job)
-
-    def inputs(self, job: int) -> list[bytes]:
-        """The request's audio as it came, in order."""
-        found = sorted(
-            self.spool_folder(job).glob("input.*.raw"), key=lambda path: int(path.name.split(".")[1])
-        )
-        return [path.read_bytes() for path in found]
 
     def spool_folder(self, job: int) -> Path:
         return self.spool / str(job)
@@ -355,7 +374,7 @@ class TakeStore:
                 said.append(f"spool of unknown job {folder.name} removed")
             elif state not in ("failed", "cancelled"):  # those are read from their last attempt's spool
                 self.drop_attempts(int(folder.name))
-        for part in (*self.takes.glob("*/.*.part"), *self.spool.glob("*/.*.part")):
+        for part in self.takes.glob("*/.*.part"):
             part.unlink(missing_ok=True)
             said.append(f"unfinished file {part.name} removed")
         for folder in self.takes.iterdir():

@@ -5,6 +5,7 @@ files.
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ _NEARLY = 0.8  # of a chunk is enough: a resampler gives now a little less, now 
 _MAX_CHUNK_FRAMES = 262_144  # two channels of float32 stay below half a wire frame
 
 
-def decoded(data: bytes, audio: AudioFormat) -> Samples:
+def decoded(data: bytes | memoryview, audio: AudioFormat) -> Samples:
     """Interleaved bytes of the wire as float32 [channels, n]; full scale is 1.0."""
     if audio.format == "f32le":
         flat = np.frombuffer(data, "<f4")
@@ -46,14 +47,18 @@ def decoded(data: bytes, audio: AudioFormat) -> Samples:
 class Sounds:
     """The request's audio, decoded and joined by role and track."""
 
-    def __init__(self, folder: Path, formats: list[dict[str, Any]]) -> None:
+    def __init__(self, folder: Path, spec: dict[str, Any]) -> None:
+        """Raises E_TAKE_DAMAGED when the stored bytes are not those that came."""
         self._parts: dict[tuple[str, int | None], list[tuple[AudioFormat, Samples]]] = {}
-        for index, entry in enumerate(formats):
-            audio = AudioFormat.from_map(entry)
-            data = (folder / f"input.{index}.raw").read_bytes()
-            self._parts.setdefault((audio.role or "prompt", audio.track), []).append(
-                (audio, decoded(data, audio))
-            )
+        data = memoryview((folder / takes.INPUT_NAME).read_bytes())
+        formats = [AudioFormat.from_map(entry) for entry in spec["audio"]]
+        if zlib.crc32(data) != spec["crc"] or data.nbytes != sum(found.total_bytes for found in formats):
+            raise PlayerError("E_TAKE_DAMAGED", "The selection was damaged on the disk; submit it again.")
+        at = 0
+        for audio in formats:
+            part = decoded(data[at : at + audio.total_bytes], audio)
+            self._parts.setdefault((audio.role or "prompt", audio.track), []).append((audio, part))
+            at += audio.total_bytes
 
     def of(self, role: str) -> list[tuple[AudioFormat, Samples]]:
         """(description of the first part, all samples) per track of a role."""
@@ -64,7 +69,9 @@ class Sounds:
         ]
 
 
-def _context(sounds: Sounds, submit: Submit, facts: ModelFacts, prompt_frames: int) -> Samples | None:
+def _context(
+    sounds: Sounds, submit: Submit, facts: ModelFacts, prompt_frames: int, whole_prompt_frames: int
+) -> Samples | None:
     """Other tracks and what follows, mixed to the model's channels; its sample 0 is the prompt's, at the
     model's rate.
     """
@@ -76,7 +83,7 @@ def _context(sounds: Sounds, submit: Submit, facts: ModelFacts, prompt_frames: i
             elif role == "following":
                 start = round(submit.length_frames * facts.rate / submit.host_rate_hz)
             else:
-                start = -prompt_frames
+                start = -whole_prompt_frames
             placed.append((start + prompt_frames, to_model(samples, audio.rate, facts)))
     length = max((start + samples.shape[1] for start, samples in placed), default=0)
     if length <= 0:
@@ -138,7 +145,7 @@ class Rendering:
 
     def _order(self, submit: Submit) -> tuple[Samples | None, Order]:
         facts = self._facts
-        sounds = Sounds(self._spool_folder, self._spec["audio"])
+        sounds = Sounds(self._spool_folder, self._spec)
         prompt, prompt_frames = None, 0
         for audio, samples in sounds.of("prompt")[:1] if submit.mode == "continue" else ():
             keep = round(facts.max_prompt_s * audio.rate)
@@ -146,7 +153,10 @@ class Rendering:
             samples = samples[:, trimmed_frames(samples.shape[1], audio.rate, facts) :]
             prompt = to_model(samples, audio.rate, facts)
             prompt_frames = prompt.shape[1]
-        context = _context(sounds, submit, facts, prompt_frames)
+        whole = prompt_frames
+        for audio, _ in sounds.of("prompt")[:1] if submit.mode == "continue" else ():
+            whole = round(self._spec["prompt_frames"] * facts.rate / audio.rate)
+        context = _context(sounds, submit, facts, prompt_frames, whole)
         given = {
             "context": context is not None,
             "transport": submit.tempo_map is not None,

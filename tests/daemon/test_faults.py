@@ -202,3 +202,25 @@ def test_stopped_and_continued(new_house: NewHouse) -> None:
             wire.ask(m.Ping())
         os.kill(worker, signal.SIGCONT)
         _exact(wire.events(job))
+
+
+def test_a_daemon_that_nobody_needs_leaves(new_house: NewHouse) -> None:
+    house = new_house("life.idle_exit_s=0.4")
+    with house.client() as wire:
+        wire.events(wire.ask(submit(0.2)).job)
+    assert house.process is not None and house.process.wait(15) == 0
+    assert not (house.runtime / "connection.json").exists()
+
+
+def test_drain_takes_nothing_new_and_finishes_what_it_said(new_house: NewHouse) -> None:
+    house = new_house("worker.slots=1")
+    with house.client() as wire, house.client() as other:
+        jobs = [wire.ask(submit(0.6, rate=32_000, seed=seed, text="slow=10")).job for seed in (1, 2)]
+        _until_audio(wire, jobs[0])
+        reply = wire.ask(m.Drain(finish="all"))
+        assert reply.stopping and reply.running + reply.queued == 2
+        assert wire.refused(submit(0.2)).code == "E_DRAINING"
+        assert not wire.ask(m.Hello()).ready
+        for seed, job in zip((1, 2), jobs, strict=True):
+            _exact(other.events(job), seed)
+    assert house.process is not None and house.process.wait(15) == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -74,26 +73,16 @@ def test_bad_words_are_refused_and_the_model_stays(real_house: House) -> None:
         assert wire.ask(m.Hello()).models == ("debug",)
 
 
-@pytest.mark.parametrize("kind", ["pickle", "truncated", "empty"])
-def test_damaged_checkpoints_are_refused_never_run(
-    new_house: Callable[..., House], tmp_path: Path, kind: str
-) -> None:
-    folder = tmp_path / "model"
-    folder.mkdir()
+def test_damaged_checkpoints_are_refused_never_run(real_house: House, tmp_path: Path) -> None:
     proof = tmp_path / "ran"
-    if kind == "pickle":
-        code = b"cposix\nsystem\n(S'touch " + str(proof).encode() + b"'\ntR."
-        for name in ("state_dict.bin", "compression_state_dict.bin"):
-            (folder / name).write_bytes(code)
-    elif kind == "truncated":
-        for name in ("state_dict.bin", "compression_state_dict.bin"):
-            (folder / name).write_bytes(b"PK\x03\x04" + bytes(100))
-    house = House("worker.threads=1", model=str(folder), real=True).start()
-    try:
-        with house.client() as wire:
-            last = wire.events(wire.ask(submit(0.3)).job, wait_s=60)[-1]
+    code = b"cposix\nsystem\n(S'touch " + str(proof).encode() + b"'\ntR."
+    for name, content in (("pickle", code), ("truncated", b"PK\x03\x04" + bytes(100))):
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in ("state_dict.bin", "compression_state_dict.bin"):
+            (folder / file).write_bytes(content)
+        with real_house.client() as wire:
+            last = wire.events(wire.ask(submit(0.3, model=str(folder))).job, wait_s=60)[-1]
             assert last.event == "failed" and last.error.code == "E_MODEL", last
             assert wire.ask(m.Ping()).ready
-    finally:
-        house.close()
     assert not proof.exists()
