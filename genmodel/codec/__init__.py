@@ -9,7 +9,7 @@ listed in ``__all__``.
 from genmodel.codec.build import encodec_config_from_audiocraft, encodec_config_from_hf, load_encodec
 from genmodel.codec.config import EncodecConfig, SEANetConfig
 from genmodel.codec.encodec import CompressionModel, EncodecModel
-from genmodel.codec.stream import CodecStream, CodecStreamState
+from genmodel.codec.stream import CodecStream, CodecStreamState, push_together
 from genmodel.codec.wrappers import (
     InterleaveStereoCompressionModel,
     StemsCompressionModel,
@@ -29,4 +29,5 @@ __all__ = [
     "encodec_config_from_hf",
     "get_wrapped_compression_model",
     "load_encodec",
+    "push_together",
 ]

@@ -7,7 +7,8 @@ whole-signal module in ``seanet.py``; nothing is computed twice and no halo is r
 delay: a convolution waits for its right context, a residual unit holds its shortcut back until the block has
 caught up.
 
-States are values: never changed in place, so that keeping one is a snapshot. A ``Chain`` holds packed weights
+States are values: never changed in place, so that keeping one is a snapshot, and every tensor in one has its
+rows first, so that streams can be joined and parted. A ``Chain`` holds packed weights
 and is read-only; many streams may use one at once, from several threads.
 """
 
@@ -62,7 +63,7 @@ class PointwiseStage:
 class ConvState:
     kept: Tensor  # [B, m, C] columns still needed, left padding included once begun
     used: int  # leading columns of `kept` that only a reflection at the end may still read
-    seen: int  # columns received so far
+    seen: int  # columns received so far; stops counting where the count no longer matters
     begun: bool  # left padding is in place
 
 
@@ -76,6 +77,8 @@ class ConvStage:
         # A strided convolution may have consumed columns that the last, extra padding mirrors.
         self._history = self._right + self._conv.stride if self._mode == "reflect" else 0
         self._wait = self._left + 1 if self._mode == "reflect" and self._left else 1
+        # Without a stride, longer signals all end alike: one state for every position lets streams be joined.
+        self._counted = max(self._left, self._right) + 1 if self._conv.stride == 1 else None
 
     def start(self, x: Tensor) -> ConvState:
         return ConvState(x, 0, 0, False)
@@ -95,6 +98,8 @@ class ConvStage:
             begun = True
         if last and right:
             kept = torch.cat([kept, self._right_pad(kept, seen, right)], 1)
+        if self._counted is not None:
+            seen = min(seen, self._counted)
         used = state.used
         count = max(0, (kept.shape[1] - used - conv.reach) // conv.stride + 1)
         if count == 0:
@@ -147,7 +152,7 @@ def _zeros_after(x: Tensor, count: int) -> Tensor:
 @dataclass(frozen=True)
 class UpsampleState:
     before: Tensor  # [B, 1, C] the last column received, zeros before the first
-    seen: int
+    begun: bool
 
 
 class UpsampleStage:
@@ -159,7 +164,7 @@ class UpsampleStage:
         self._left, self._right = module.left, module.right
 
     def start(self, x: Tensor) -> UpsampleState:
-        return UpsampleState(x.new_zeros(x.shape[0], 1, x.shape[2]), 0)
+        return UpsampleState(x.new_zeros(x.shape[0], 1, x.shape[2]), False)
 
     def step(self, state: UpsampleState, x: Tensor, last: bool) -> tuple[UpsampleState, Tensor]:
         n = x.shape[1]
@@ -169,26 +174,26 @@ class UpsampleStage:
         if last:
             columns.append(torch.zeros_like(state.before))
         y = self._up(torch.cat(columns, 1))
-        if state.seen == 0 and self._left:
+        if not state.begun and self._left:
             y = y[:, self._left :]
         if last and self._right:
             y = y[:, : -self._right]
         before = x[:, -1:].clone() if n else state.before
-        return UpsampleState(before, state.seen + n), y
+        return UpsampleState(before, True), y
 
     def emitted(self, seen: int) -> int:
         return max(0, seen * self._up.stride - self._left)
 
 
 class RecurrentStage:
-    """The residual LSTM; its state is ``(h, c)``, each ``[layers, B, C]``."""
+    """The residual LSTM; its state is ``(h, c)``, each ``[B, layers, C]``."""
 
     def __init__(self, module: ResidualLSTM, packed: bool) -> None:
         self._stack = RecurrentStack(module.lstm, packed)
         self.n_out = self._stack.width
 
     def start(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        zeros = x.new_zeros(self._stack.layers, x.shape[0], self.n_out)
+        zeros = x.new_zeros(x.shape[0], self._stack.layers, self.n_out)
         return zeros, zeros
 
     def step(
@@ -196,8 +201,9 @@ class RecurrentStage:
     ) -> tuple[tuple[Tensor, Tensor], Tensor]:
         if x.shape[1] == 0:
             return state, x
-        y, state = self._stack(x, state)
-        return state, y + x
+        h, c = (s.transpose(0, 1).contiguous() for s in state)
+        y, (h, c) = self._stack(x, (h, c))
+        return (h.transpose(0, 1), c.transpose(0, 1)), y + x
 
     def emitted(self, seen: int) -> int:
         return seen

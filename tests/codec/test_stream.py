@@ -11,6 +11,7 @@ from genmodel.codec import (
     CodecStreamState,
     InterleaveStereoCompressionModel,
     StemsCompressionModel,
+    push_together,
 )
 from genmodel.errors import GenModelError
 from tests.codec.tiny import SHAPES, chunked, codec, error, random_codes, slow_decode, streamed
@@ -243,3 +244,44 @@ def test_interleaved_time_must_end_on_a_pair():
     stream.push(random_codes(model, 1, 3))
     with pytest.raises(GenModelError, match="pair"):
         stream.finish()
+
+
+@pytest.mark.parametrize("kind", ["mono", "stereo", "per-timestep", "stems"])
+def test_streams_pushed_together_equal_streams_alone(kind):
+    """Streams at any position, of any number of rows, some just begun, joined and parted at random."""
+    model = wrapped(kind, "reflect")
+    draw = random.Random(3)
+    rows = [1, 2, 1, 3]
+    codes = [random_codes(model, r, 44, seed=i) for i, r in enumerate(rows)]
+    streams, at = [model.stream(r) for r in rows], [0] * 4
+    pieces: list[list[torch.Tensor]] = [[] for _ in rows]
+    joined = 0
+    while min(at) < 44:
+        members = [i for i in draw.sample(range(4), draw.randint(1, 4)) if at[i] < 44]
+        frames = draw.choice([0, 1, 2, 2, 4])
+        pushed = [codes[i][:, :, at[i] : at[i] + frames] for i in members]
+        for i, piece, audio in zip(
+            members, pushed, push_together([streams[i] for i in members], pushed), strict=True
+        ):
+            pieces[i].append(audio)
+            at[i] += piece.shape[2]
+            assert streams[i].frames_in == at[i]
+            assert streams[i].samples_out == sum(p.shape[3] for p in pieces[i])
+        shapes = [streams[i].snapshot()._shape() for i in members]
+        joined += len(shapes) > 1 and shapes[0] == shapes[1] and at[members[0]] != at[members[1]]
+    assert joined  # states at different positions do join once they have begun
+    for i, stream in enumerate(streams):
+        pieces[i].append(stream.finish())
+        assert error(torch.cat(pieces[i], 3), slow_decode(model, codes[i])) < 1e-5
+
+
+def test_pushing_together_checks_before_it_moves():
+    model = codec("musicgen")
+    streams = [model.stream(1), model.stream(2)]
+    good, bad = random_codes(model, 1, 8), random_codes(model, 2, 8) + 1000
+    before = [s.snapshot() for s in streams]
+    for members, codes in ((streams, [good, bad]), (streams, [good]), ([streams[0]] * 2, [good, good])):
+        with pytest.raises(GenModelError):
+            push_together(members, codes)
+        assert [s.snapshot() for s in streams] == before
+    assert push_together([], []) == []
