@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from genmodel.checkpoints.files import load_into, without_weights
 from genmodel.codec import EncodecModel, get_wrapped_compression_model
-from genmodel.errors import CheckpointError, GenModelError
+from genmodel.errors import CheckpointError, GenModelError, ModelNotFound
 from genmodel.lm.conditioners.build import EncoderSource, build_fuser, build_provider
 from genmodel.lm.conditioners.t5 import T5Conditioner
 from genmodel.lm.config import LMConfig
@@ -40,7 +41,7 @@ def assemble_lm(
         for name, value in tensors.items()
         if name.startswith(_PREFIXES) and not _DROPPED.match(name)
     }
-    try:
+    with reading(path):
         config = LMConfig.from_audiocraft(cfg, state)
         _check_sizes(config, state)
         with torch.random.fork_rng(devices=[]):  # modules draw start values; loading a model is not the place
@@ -51,29 +52,39 @@ def assemble_lm(
         fuser = build_fuser(cfg, provider)
         with without_weights():  # they come from the file
             lm = LMModel(config, provider, fuser, cfg=cfg)
-    except CheckpointError as error:
-        raise naming(error, path) from error
-    except (OmegaConfBaseException, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, GenModelError):
-            raise
-        raise unusable(error, path) from error
     load_into(lm, state, path, "language model")
     return lm.eval()
 
 
-def unusable(error: Exception, path: Path) -> CheckpointError:
-    """What OmegaConf or a constructor did not like about a configuration, as a refusal."""
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return CheckpointError(f"{path}: the configuration cannot be used: {first}", field="xp.cfg")
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever a stranger's configuration makes of the code that reads it into a CheckpointError naming
+    the file.
 
-
-def naming(error: CheckpointError, path: Path) -> CheckpointError:
-    """The same refusal with the file's name in front."""
-    if str(path) in error.message:
-        return error
-    return CheckpointError(
-        f"{path}: {error.message}", field=error.field, value=error.value, allowed=error.allowed
-    )
+    A value may be of any type wherever it stands, so anything from TypeError to OverflowError can come of it.
+    """
+    try:
+        yield
+    except GenModelError as error:
+        # what is not here, or not installed, is no fault of this file's
+        if isinstance(error, ModelNotFound) or error.field == "model" or str(path) in error.message:
+            raise
+        raise CheckpointError(
+            f"{path}: {error.message}", field=error.field, value=error.value, allowed=error.allowed
+        ) from error
+    except torch.OutOfMemoryError:
+        raise
+    except (
+        OmegaConfBaseException,
+        TypeError,
+        ValueError,
+        AttributeError,
+        LookupError,
+        ArithmeticError,
+        RuntimeError,
+    ) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path}: the configuration cannot be used: {first}", field="xp.cfg") from error
 
 
 def _check_sizes(config: LMConfig, state: Mapping[str, Tensor]) -> None:
@@ -81,7 +92,7 @@ def _check_sizes(config: LMConfig, state: Mapping[str, Tensor]) -> None:
     layers = {int(found[1]) for name in state if (found := re.match(r"transformer\.layers\.(\d+)\.", name))}
     codebooks = {int(found[1]) for name in state if (found := re.match(r"emb\.(\d+)\.weight$", name))}
     if not codebooks or not layers:
-        raise CheckpointError("there are no tensors of a language model", field="model")
+        raise CheckpointError("there are no tensors of a language model", field="best_state")
     table = tuple(state["emb.0.weight"].shape) if "emb.0.weight" in state else ()
     claims: tuple[tuple[str, object, object], ...] = (
         ("num_layers", config.num_layers, len(layers)),
@@ -119,10 +130,11 @@ def check_pair(lm: LMModel, codec: EncodecModel, folder: Path) -> None:
             field="model",
         )
     chosen = codec.num_codebooks
-    try:
-        wrapped = get_wrapped_compression_model(codec, lm.cfg).num_codebooks
-    finally:
-        codec.set_num_codebooks(chosen)  # looking must not change the codec
+    with reading(folder):
+        try:
+            wrapped = get_wrapped_compression_model(codec, lm.cfg).num_codebooks
+        finally:
+            codec.set_num_codebooks(chosen)  # looking must not change the codec
     if wrapped != lm.num_codebooks:
         raise CheckpointError(
             f"{folder}: the codec gives {wrapped} codebooks, the language model speaks of "

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from genmodel.checkpoints.assemble import assemble_lm, naming, unusable
+from genmodel.checkpoints.assemble import assemble_lm, reading
 from genmodel.checkpoints.config import parse_config, setting
 from genmodel.checkpoints.encoders import LocalEncoders
 from genmodel.checkpoints.files import read_package, read_safetensors, read_text, tensors_of
@@ -100,12 +99,8 @@ def load_codec(path: Path, checkpoint: Path | None = None, *, _redirects: int = 
             value=kind,
             allowed="encodec",
         )
-    try:
+    with reading(path):
         codec = load_encodec(encodec_config_from_audiocraft(package.cfg), package.state)
-    except CheckpointError as error:
-        raise naming(error, path) from error
-    except OmegaConfBaseException as error:
-        raise unusable(error, path) from error
     return codec.eval()
 
 

@@ -16,12 +16,12 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from genmodel.checkpoints.assemble import assemble_lm, naming
+from genmodel.checkpoints.assemble import assemble_lm, reading
 from genmodel.checkpoints.config import make_config
 from genmodel.checkpoints.encoders import LocalEncoders, build_text_encoder
 from genmodel.checkpoints.files import read_json, read_weights
 from genmodel.codec import EncodecModel, encodec_config_from_hf, load_encodec
-from genmodel.errors import CheckpointError, GenModelError
+from genmodel.errors import CheckpointError
 from genmodel.lm.conditioners.t5 import TextEncoder
 from genmodel.lm.lm import LMModel
 
@@ -58,12 +58,11 @@ def load_codec(folder: Path) -> EncodecModel:
     prefix = "" if config.get("model_type") == "encodec" else "audio_encoder."
     section = config if not prefix else _section(config, "audio_encoder", folder)
     weights = read_weights(folder, lambda name: name.startswith(prefix))
-    try:
-        return load_encodec(
+    with reading(folder):
+        codec = load_encodec(
             encodec_config_from_hf(section), {name[len(prefix) :]: value for name, value in weights.items()}
-        ).eval()
-    except CheckpointError as error:
-        raise naming(error, folder) from error
+        )
+    return codec.eval()
 
 
 def _section(config: Mapping[str, Any], name: str, folder: Path) -> dict[str, Any]:
@@ -83,17 +82,12 @@ def load_lm(folder: Path) -> LMModel:
             value=config.get("model_type"),
             allowed=", ".join(LM_TYPES),
         )
-    try:
+    with reading(folder):
         cfg = audiocraft_config(config, _generation_config(folder), folder)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        if isinstance(error, GenModelError):
-            raise
-        raise CheckpointError(
-            f"{folder / 'config.json'} cannot be used: {error!r}", field="config.json"
-        ) from error
     wanted = ("decoder.", "enc_to_dec_proj.", "audio_enc_to_dec_proj.")
     state = rename(read_weights(folder, lambda name: name.startswith(wanted)), folder)
-    _add_missing_projections(state, cfg, config)
+    with reading(folder):
+        _add_missing_projections(state, cfg, config)
 
     def encoder(name: str) -> TextEncoder:
         section = _section(config, "text_encoder", folder)

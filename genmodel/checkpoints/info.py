@@ -17,6 +17,7 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 
 from genmodel.checkpoints import audiocraft, hf
+from genmodel.checkpoints.assemble import reading
 from genmodel.checkpoints.files import has_weights, read_json
 from genmodel.checkpoints.paths import models_dir
 from genmodel.errors import CheckpointError, GenModelError
@@ -202,22 +203,22 @@ def describe(name: str, path: Path) -> ModelEntry:
     """What a listing says about the model at a path; a broken one says what is wrong in ``note``."""
     form = format_of(path)
     try:
-        cfg = read_config(path)
-        manifest = manifest_of(path)
-        rate = int(OmegaConf.select(cfg, "sample_rate", default=0) or 0)
-        channels = int(OmegaConf.select(cfg, "channels", default=1) or 1)
-        return ModelEntry(
-            name=name,
-            present=True,
-            path=path,
-            format=form,
-            family=family_of(name, cfg, rate),
-            size_bytes=size_bytes(path),
-            rate=rate or None,
-            channels=channels,
-            stems=stems_of(cfg),
-            conditions=conditions_of(cfg),
-            licence=licence_of(name, path, manifest),
-        )
-    except (GenModelError, OSError, ValueError, TypeError, KeyError) as error:
+        with reading(path):
+            cfg = read_config(path)
+            manifest = manifest_of(path)
+            rate = int(OmegaConf.select(cfg, "sample_rate", default=0) or 0)
+            return ModelEntry(
+                name=name,
+                present=True,
+                path=path,
+                format=form,
+                family=family_of(name, cfg, rate),
+                size_bytes=size_bytes(path),
+                rate=rate or None,
+                channels=int(OmegaConf.select(cfg, "channels", default=1) or 1),
+                stems=stems_of(cfg),
+                conditions=conditions_of(cfg),
+                licence=licence_of(name, path, manifest),
+            )
+    except (GenModelError, OSError) as error:
         return ModelEntry(name=name, present=True, path=path, format=form, note=str(error)[:500])

@@ -194,6 +194,38 @@ def test_configurations_that_cannot_be_used(mine: Path, text: str | None, names:
     refused(mine, LM, names)
 
 
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        (LM, "transformer_lm.dim", float("inf")),
+        (LM, "transformer_lm.num_heads", [1]),
+        (LM, "fuser.cross", 3),
+        (LM, "conditioners.description.t5", "x"),
+        (LM, "compression_model_n_q", "x"),
+        (LM, "codebooks_pattern.delay.delays", "x"),
+        (CODEC, "seanet.decoder", [1, 2]),
+        (CODEC, "seanet.ratios", None),
+        (CODEC, "encodec", float("nan")),
+        (CODEC, "rvq.bins", -1),
+    ],
+)
+def test_values_of_any_type_anywhere(mine: Path, file: str, key: str, value: Any) -> None:
+    cfg = OmegaConf.create(package(NAME, file)["xp.cfg"])
+    OmegaConf.update(cfg, key, value, merge=False)
+    edit_package(mine / file, xp_cfg=OmegaConf.to_yaml(cfg))
+    refused(mine)
+    registry.list_models()
+
+
+@pytest.mark.parametrize("value", [100, "x", None, [], {"a": 1}])
+@pytest.mark.parametrize("section", ["audio_encoder", "decoder", "text_encoder"])
+def test_sections_of_any_type(tmp_path: Path, section: str, value: Any) -> None:
+    model = save(musicgen(), tmp_path / "models" / "hf")
+    edit_json(model / "config.json", **{section: value})
+    refused(model)
+    assert registry.list_models()
+
+
 def test_an_absurd_configuration_allocates_nothing(mine: Path) -> None:
     text = package(NAME, LM)["xp.cfg"]
     edit_package(mine / LM, xp_cfg=text.replace("hidden_scale: 4", "hidden_scale: 400000000"))
