@@ -35,7 +35,9 @@ def checked_rate(rate: float, field: str = "sample_rate") -> int:
 
 
 def checked_audio(wav: Tensor, field: str = "audio") -> Tensor:
-    """Samples [..., C, T] in floating point, finite and not empty, or GenModelError (E_AUDIO, E_NOT_FINITE)."""
+    """Samples [..., C, T] in floating point, finite and not empty, or GenModelError (E_AUDIO,
+    E_NOT_FINITE).
+    """
     if not isinstance(wav, Tensor) or not wav.is_floating_point():
         kind = str(wav.dtype) if isinstance(wav, Tensor) else type(wav).__name__
         raise GenModelError(
@@ -114,7 +116,9 @@ def _resample_odd(flat: Tensor, old: int, new: int, length: int) -> Tensor:
 
 
 def convert_channels(wav: Tensor, channels: int) -> Tensor:
-    """[..., C, T] -> [..., channels, T]: mean to mono, mono repeated, the first ones of more; else E_AUDIO."""
+    """[..., C, T] -> [..., channels, T]: mean to mono, mono repeated, the first ones of more; else
+    E_AUDIO.
+    """
     have = wav.shape[-2]
     if have == channels:
         return wav

@@ -71,7 +71,9 @@ def _looks_bare(package: dict[str, Any]) -> bool:
 
 
 def load_lm(path: Path, encoders: EncoderSource | None = None) -> LMModel:
-    """The language model of one package, in float32 on the CPU, with ``cfg`` and conditioners, in eval mode."""
+    """The language model of one package, in float32 on the CPU, with ``cfg`` and conditioners, in eval
+    mode.
+    """
     package = read(path)
     cfg = package.cfg
     if package.pretrained is not None or "transformer_lm" not in cfg:

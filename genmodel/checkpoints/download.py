@@ -47,7 +47,9 @@ _COPY_BYTES = 4 * 2**20
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a pull stands. ``done`` and ``total`` are bytes of one repository; ``file`` is the one in work."""
+    """Where a pull stands. ``done`` and ``total`` are bytes of one repository; ``file`` is the one in
+    work.
+    """
 
     name: str
     file: str

@@ -229,7 +229,9 @@ class _Undrawn(TorchFunctionMode):
 
 @contextmanager
 def without_weights() -> Iterator[None]:
-    """Modules made inside have shapes but no values, and nothing is drawn for them; ``load_into`` fills them."""
+    """Modules made inside have shapes but no values, and nothing is drawn for them; ``load_into`` fills
+    them.
+    """
     with torch.device("meta"), _Undrawn():
         yield
 

@@ -39,7 +39,9 @@ def transport_features(bar_phase: Tensor, beat_phase: Tensor, four_bar_phase: Te
 
 
 def harmony_features(chroma: Tensor) -> Tensor:
-    """Chroma [F, 12] (C = 0, non-negative, each frame's maximum 1) -> float32 [F, 13] with the flag 1 last."""
+    """Chroma [F, 12] (C = 0, non-negative, each frame's maximum 1) -> float32 [F, 13] with the flag 1
+    last.
+    """
     chroma = torch.as_tensor(chroma, dtype=torch.float32)
     if chroma.ndim != 2 or chroma.shape[1] != 12:
         raise GenModelError(
@@ -94,7 +96,9 @@ class TransportConditioner(FeatureConditioner):
 
 
 class HarmonyConditioner(FeatureConditioner):
-    """Chroma per frame; features by :func:`harmony_features`, flag in the last column. [F, 12] is taken too."""
+    """Chroma per frame; features by :func:`harmony_features`, flag in the last column. [F, 12] is taken
+    too.
+    """
 
     def __init__(self, output_dim: int) -> None:
         super().__init__(HARMONY_DIM, output_dim, flag=HARMONY_DIM - 1, name="harmony")

@@ -98,7 +98,9 @@ class WordsConditioner(TextConditioner):
         return self._read(text)[0]
 
     def unknown_words(self, text: str) -> list[str]:
-        """The words of a description that this model does not know (fillers such as "with" are not reported)."""
+        """The words of a description that this model does not know (fillers such as "with" are not
+        reported).
+        """
         return self._read(text)[1]
 
     def tokenize(self, inputs: Sequence[str | None]) -> Tensor:
