@@ -11,25 +11,24 @@ Threading model: one call at a time per model; a second thread waits. An ``Engin
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from genmodel.audio import convert_audio
 from genmodel.codec import CompressionModel, get_wrapped_compression_model
 from genmodel.engine.kernels import choose_precision
 from genmodel.engine.session import Window
-from genmodel.engine.stepper import Stepper
-from genmodel.engine.windows import MAX_SLOTS, draw_seed, make_sessions, run_sessions
+from genmodel.engine.stepper import MAX_SLOTS, Stepper
+from genmodel.engine.windows import draw_seed, make_sessions, run_sessions
 from genmodel.errors import ContractError, GenModelError
 from genmodel.lm.conditioning import ConditioningAttributes
 from genmodel.lm.lm import LMModel
+from genmodel.parameters import check_duration, sampling_of, segment_duration, tell_progress
 from genmodel.request import AudioChunk, GenerationRequest, Sampling, check_text
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 KEEP: Any = object()
 """Default of parameters that keep their value when they are not named."""
-MAX_DURATION_S = 3600.0
 DESCRIPTION = "description"
 
 
@@ -73,7 +71,7 @@ class BaseGenModel:
         codec = compression_model.eval()
         self.compression_model = codec if self.cfg is None else get_wrapped_compression_model(codec, self.cfg)  # type: ignore[arg-type]
         if max_duration is None:
-            max_duration = _segment_duration(self.cfg)
+            max_duration = segment_duration(self.cfg)
         self.max_duration = float(max_duration)
         self.device = next(iter(lm.parameters())).device
         half = self.device.type not in ("cpu", "mps")
@@ -81,11 +79,12 @@ class BaseGenModel:
         self.precision = "auto"
         self.duration = self.default_duration_s or self.max_duration
         self._stride = self.default_stride_s
+        own = self.default_sampling
         self.generation_params: dict[str, Any] = {
-            "use_sampling": True,
-            "temp": 1.0,
-            "top_k": 250,
-            "top_p": 0.0,
+            "use_sampling": own.use_sampling,
+            "temp": own.temperature,
+            "top_k": own.top_k,
+            "top_p": own.top_p,
             "cfg_coef": lm.cfg_coef,
             "two_step_cfg": False,
             "cfg_coef_beta": None,
@@ -156,6 +155,12 @@ class BaseGenModel:
         return self._stride is not None and self._stride >= self.max_duration
 
     @property
+    def default_sampling(self) -> Sampling:
+        """How this model's makers sample from it; AudioCraft's defaults where they do not say."""
+        manifest = None if self.checkpoint is None else self.checkpoint.manifest
+        return Sampling(**((manifest or {}).get("sampling") or {}))
+
+    @property
     def window_frames(self) -> int:
         return max(2, round(self.max_duration * self.frame_rate))
 
@@ -195,9 +200,9 @@ class BaseGenModel:
             "two_step_cfg": two_step_cfg,
         }
         params = {**self.generation_params, **{k: v for k, v in given.items() if v is not KEEP}}
-        _sampling(params)
+        sampling_of(params)
         if duration is not KEEP:
-            _check_duration(duration)
+            check_duration(duration)
         if seed is not KEEP and seed is not None and not 0 <= int(seed) < 2**64:
             raise GenModelError("the seed is out of range", field="seed", value=seed, allowed="0…2^64-1")
         if negative_text is not KEEP:
@@ -240,18 +245,27 @@ class BaseGenModel:
         """Go on from a prompt [B, C, T] or [C, T] of any rate and channel count.
 
         The result begins with the prompt as the codec tells it again; ``duration`` is the length of the
-        whole.
+        whole. A model of stems takes its stems as channels, or a mix, which then stands before the seam.
         """
-        codes = self._encode_prompt(prompt, prompt_sample_rate)
-        given = [None] * len(codes) if descriptions is None else list(descriptions)
-        if len(given) != len(codes):
+        wav = self._prompt(prompt)
+        given = [None] * len(wav) if descriptions is None else list(descriptions)
+        if len(given) != len(wav):
             raise ContractError(
                 "there must be one description per prompt",
                 field="descriptions",
                 value=len(given),
-                allowed=str(len(codes)),
+                allowed=str(len(wav)),
             )
-        return self._finish(self._attributes(given), codes, progress, return_tokens)
+        rows = self._attributes(given)
+        if self.stems != ("mix",) and wav.shape[1] != len(self.stems):
+            from genmodel.mixes import continue_mixes
+
+            with self._lock:
+                seed = draw_seed() if self.seed is None else int(self.seed)
+                check_duration(self.duration)
+                made = continue_mixes(self, wav, prompt_sample_rate, given, seed, self._callback(progress))
+            return made if return_tokens else made[0]
+        return self._finish(rows, self._encode_prompt(wav, prompt_sample_rate), progress, return_tokens)
 
     @torch.no_grad()
     def generate_audio(self, gen_tokens: Tensor) -> Tensor:
@@ -308,9 +322,9 @@ class BaseGenModel:
             return [ConditioningAttributes() for _ in descriptions]
         return [ConditioningAttributes(text={DESCRIPTION: text}) for text in descriptions]
 
-    @torch.no_grad()
-    def _encode_prompt(self, prompt: Tensor, rate_hz: int) -> Tensor:
-        """Codes [B, K, P] of a prompt."""
+    @staticmethod
+    def _prompt(prompt: Tensor) -> Tensor:
+        """[B, C, n] of a prompt that may be one row."""
         if not isinstance(prompt, Tensor) or prompt.dim() not in (2, 3):
             raise GenModelError(
                 "a prompt is [channels, samples] or [batch, channels, samples]",
@@ -318,9 +332,16 @@ class BaseGenModel:
                 field="prompt",
                 value=tuple(prompt.shape) if isinstance(prompt, Tensor) else type(prompt).__name__,
             )
-        wav = prompt if prompt.dim() == 3 else prompt[None]
-        stems = self.stems != ("mix",)
-        wav = convert_audio(wav, rate_hz, self.sample_rate, len(self.stems) if stems else self.audio_channels)
+        return prompt if prompt.dim() == 3 else prompt[None]
+
+    def _callback(self, progress: bool) -> Progress | None:
+        return (self._progress_callback or tell_progress) if progress else None
+
+    @torch.no_grad()
+    def _encode_prompt(self, wav: Tensor, rate_hz: int) -> Tensor:
+        """Codes [B, K, P] of a prompt."""
+        channels = self.audio_channels if self.stems == ("mix",) else len(self.stems)
+        wav = convert_audio(wav, rate_hz, self.sample_rate, channels)
         with self._lock:
             codes, scale = self.compression_model.encode(wav.to(self.device))
         if scale is not None:
@@ -350,7 +371,7 @@ class BaseGenModel:
         attributes_of: Callable[[int, Window], ConditioningAttributes] | None = None,
     ) -> Tensor:
         """Tokens int64 [B, K, round(duration * frame_rate)], the prompt at their head."""
-        _check_duration(self.duration)
+        check_duration(self.duration)
         total = round(self.duration * self.frame_rate)
         if total == 0 and prompt is None:
             return torch.zeros(len(attributes), self.lm.n_q, 0, dtype=torch.int64, device=self.device)
@@ -361,55 +382,11 @@ class BaseGenModel:
             total,
             self.window_frames,
             self.stride_frames,
-            _sampling(self.generation_params),
+            sampling_of(self.generation_params),
             draw_seed() if self.seed is None else int(self.seed),
             self.negative_text,
             attributes_of,
         )
         stepper = Stepper(self.lm, min(MAX_SLOTS, len(sessions)), self.precision)
-        callback = (self._progress_callback or _tell) if progress else None
-        run_sessions(stepper, sessions, callback)
-        if progress and self._progress_callback is None:
-            sys.stderr.write("\n")
+        run_sessions(stepper, sessions, self._callback(progress))
         return torch.stack([session.tokens for session in sessions])
-
-
-def _tell(done: int, total: int) -> None:
-    with contextlib.suppress(OSError):
-        sys.stderr.write(f"\r{done:6d} / {total:6d}")
-        sys.stderr.flush()
-
-
-def _sampling(params: dict[str, Any]) -> Sampling:
-    """``generation_params`` as the engine's value; GenModelError for one out of range or unknown."""
-    names = {"temp": "temperature"}
-    try:
-        return Sampling(**{names.get(name, name): value for name, value in params.items()})
-    except TypeError as error:
-        raise GenModelError(f"unknown generation parameter: {error}", field="generation_params") from error
-
-
-def _check_duration(seconds: Any) -> None:
-    valid = (
-        isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds <= MAX_DURATION_S
-    )
-    if not valid:
-        too_long = isinstance(seconds, int | float) and seconds > MAX_DURATION_S
-        raise GenModelError(
-            "the duration is out of range",
-            code="E_TOO_LONG" if too_long else "E_ARGUMENT",
-            field="duration",
-            value=seconds,
-            allowed=f"more than 0 and at most {MAX_DURATION_S:g} s",
-        )
-
-
-def _segment_duration(cfg: DictConfig | None) -> float:
-    found = None if cfg is None else OmegaConf.select(cfg, "dataset.segment_duration", default=None)
-    if found is None:
-        raise GenModelError(
-            "the longest window is unknown: give max_duration, or a model whose configuration has "
-            "dataset.segment_duration",
-            field="max_duration",
-        )
-    return float(found)

@@ -271,7 +271,8 @@ class GenerationRequest:
 
     ``frames``: new frames after the seam. ``context``: the other tracks, sample 0 at the prompt's start (at
     the seam without a prompt), reaching past it where the timeline is known. ``harmony`` float [F, 12] chroma
-    per new frame. ``stems``: which of the model's stems to deliver, None for all. ``chunk_frames``: how much
+    per new frame. ``sampling`` None is the
+    model's own. ``stems``: which of the model's stems to deliver, None for all. ``chunk_frames``: how much
     audio a chunk holds.
     """
 
@@ -282,7 +283,7 @@ class GenerationRequest:
     negative_text: str | None = None
     seed: int = 0
     variations: int = 1
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: Sampling | None = None
     tempo_map: TempoMap | None = None
     harmony: Tensor | None = None
     context: AudioClip | None = None

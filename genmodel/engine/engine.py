@@ -18,7 +18,7 @@ from torch import Tensor
 from genmodel.codec import CodecStream, CodecStreamState
 from genmodel.engine.prepare import HANDLE_FRAMES, Prepared, empty_tokens, prepare
 from genmodel.engine.session import Session, SessionState
-from genmodel.engine.stepper import Stepper
+from genmodel.engine.stepper import MAX_SLOTS, Stepper
 from genmodel.errors import GenModelError
 from genmodel.request import AudioChunk, GenerationRequest
 
@@ -59,7 +59,7 @@ class Take:
             prepared.windows,
             model.lm.pattern,
             prepared.streams,
-            request.sampling,
+            prepared.sampling,
             request.seed,
             variation,
         )
@@ -112,11 +112,11 @@ class GenerationJob:
 
 
 class Engine:
-    """Jobs on one model. ``slots``: how many takes are made at once; more wait."""
+    """Jobs on one model. ``slots``: how many takes are made at once (MAX_SLOTS at most); more wait."""
 
     def __init__(self, model: BaseGenModel, slots: int = 8) -> None:
         self.model = model
-        self.stepper = Stepper(model.lm, slots, model.precision)
+        self.stepper = Stepper(model.lm, min(slots, MAX_SLOTS), model.precision)
         self.jobs: list[GenerationJob] = []
         self._numbers = itertools.count(1)
 

@@ -23,6 +23,10 @@ PRECISIONS: dict[str, torch.dtype] = {
     "float16": torch.float16,
 }
 PLAIN_ROWS = 8
+CUDA_ROWS = (
+    16  # eight sessions with guidance in one block; cuBLAS too chooses its kernel by the count of rows
+)
+MAX_STEP_ROWS = 64  # more rows than this are a prefill, which runs alone: its count is its own
 PACKED_ROWS = 2  # also the row count that the weight's layout is chosen for
 
 
@@ -31,15 +35,15 @@ class PlainLinear:
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight, self.bias = weight, bias
-        self.blocks = weight.device.type == "cpu"
+        self.block = PLAIN_ROWS if weight.device.type == "cpu" else CUDA_ROWS
 
     def __call__(self, x: Tensor) -> Tensor:
         rows = x.shape[0]
-        if not self.blocks or rows > 4 * PLAIN_ROWS:  # long prefills run alone, so their count is their own
+        if rows > MAX_STEP_ROWS:
             return F.linear(x, self.weight, self.bias)
-        if rows % PLAIN_ROWS:
-            x = F.pad(x, (0, 0, 0, PLAIN_ROWS - rows % PLAIN_ROWS))
-        parts = [F.linear(part, self.weight, self.bias) for part in x.split(PLAIN_ROWS)]
+        if rows % self.block:
+            x = F.pad(x, (0, 0, 0, self.block - rows % self.block))
+        parts = [F.linear(part, self.weight, self.bias) for part in x.split(self.block)]
         return (parts[0] if len(parts) == 1 else torch.cat(parts))[:rows]
 
 

@@ -21,7 +21,7 @@ from genmodel.engine.session import UNKNOWN, Window, plan_windows
 from genmodel.errors import GenModelError
 from genmodel.lm.conditioners.frames import transport_features
 from genmodel.lm.conditioning import ConditioningAttributes
-from genmodel.request import AudioClip, GenerationRequest, TempoMap
+from genmodel.request import AudioClip, GenerationRequest, Sampling, TempoMap
 
 if TYPE_CHECKING:
     from genmodel.base import BaseGenModel
@@ -48,6 +48,7 @@ class Prepared:
     gain: float
     windows: tuple[Window, ...]
     streams: tuple[Stream, ...]
+    sampling: Sampling
     warm: CodecStreamState | None
     stems: tuple[str, ...]
 
@@ -72,13 +73,14 @@ def prepare(model: BaseGenModel, request: GenerationRequest) -> Prepared:
     frames = seam + request.frames
     windows = plan_windows(known.shape[1], frames, model.window_frames, stride)
     attributes = _attributes(model, request, wav, seam, frames, gain)
-    streams = encode_streams(model.lm, attributes, request.sampling, request.negative_text, frames)
+    sampling = request.sampling or model.default_sampling
+    streams = encode_streams(model.lm, attributes, sampling, request.negative_text, frames)
     warm = None
     if known.shape[1] and not native:
         stream = codec.stream(1)
         stream.push(known[None])
         warm = stream.snapshot()
-    return Prepared(known, frames, seam, gain, windows, streams, warm, stems)
+    return Prepared(known, frames, seam, gain, windows, streams, sampling, warm, stems)
 
 
 def _chosen_stems(model: BaseGenModel, request: GenerationRequest) -> tuple[str, ...]:

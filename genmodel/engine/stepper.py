@@ -17,13 +17,15 @@ from torch import Tensor
 
 from genmodel.engine.caches import Caches, Group
 from genmodel.engine.conditions import Stream
-from genmodel.engine.kernels import choose_precision
+from genmodel.engine.kernels import MAX_STEP_ROWS, choose_precision
 from genmodel.engine.network import network_for
 from genmodel.engine.noise import gumbel_noise
 from genmodel.engine.session import UNKNOWN, Session, SessionState
 from genmodel.errors import GenModelError
 from genmodel.lm.lm import LMModel
 from genmodel.lm.sampling import choose
+
+MAX_SLOTS = MAX_STEP_ROWS // 4  # three streams at most; more at once gains no speed and much memory
 
 
 @dataclass
@@ -48,6 +50,10 @@ class Stepper:
     def __init__(
         self, lm: LMModel, slots: int = 8, precision: str | None = None, packed: bool = True
     ) -> None:
+        if not 1 <= slots <= MAX_SLOTS:
+            raise GenModelError(
+                "that many takes at once are not run", field="slots", value=slots, allowed=f"1…{MAX_SLOTS}"
+            )
         self.lm = lm
         self.device = lm.device
         self.network = network_for(lm, choose_precision(precision, self.device), packed)

@@ -13,14 +13,13 @@ from torch import Tensor
 
 from genmodel.engine.conditions import Stream, encode_streams
 from genmodel.engine.session import UNKNOWN, Session, Window, plan_windows
-from genmodel.engine.stepper import Stepper
+from genmodel.engine.stepper import MAX_SLOTS, Stepper
 from genmodel.errors import ContractError, GenModelError
 from genmodel.lm.conditioning import ConditioningAttributes
 from genmodel.lm.lm import LMModel
 from genmodel.request import Sampling
 
 Progress = Callable[[int, int], None]
-MAX_SLOTS = 16  # rows beyond wait for a slot: more at once gains no speed and much memory
 
 
 def draw_seed() -> int:

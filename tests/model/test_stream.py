@@ -358,3 +358,22 @@ def test_what_it_listens_to_changes_what_it_makes() -> None:
         made[name] = job.sessions[0].tokens[:, -20:]
     for name, tokens in made.items():
         assert name == "plain" or not torch.equal(tokens, made["plain"]), name
+
+
+def test_audiocrafts_continuation_of_a_mix_keeps_the_mix_and_adds_the_stems() -> None:
+    model = stems_model(level_db=None)
+    model.set_generation_params(duration=3.0, seed=4)
+    ticks: list[tuple[int, int]] = []
+    model.set_custom_progress_callback(lambda done, total: ticks.append((done, total)))
+    prompts = torch.stack([noise_clip(1.0, seed=seed).samples for seed in range(2)])
+    audio, tokens = model.generate_continuation(
+        prompts, 32000, ["fast", None], progress=True, return_tokens=True
+    )
+    assert audio.shape == (2, 1, 96000) and tokens.shape == (2, 12, 75)
+    assert torch.equal(audio[..., :32000], prompts)
+    assert bool((tokens[..., :25] == 400).all()) and int(tokens[..., 25:].max()) < 400
+    assert float(audio[..., 32000:].abs().max()) > 0 and ticks[-1][0] == ticks[-1][1] == len(ticks)
+    as_stems = torch.cat([prompts, prompts * 0.5, prompts * 0.25], 1)
+    audio, tokens = model.generate_continuation(as_stems, 32000, return_tokens=True)
+    assert audio.shape == (2, 1, 96000) and int(tokens.max()) < 400
+    assert model.generate(["jazz"]).shape == (1, 1, 96000)
