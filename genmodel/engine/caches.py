@@ -103,15 +103,12 @@ class Caches:
         return at[0], at[1]
 
     def fill_cross(
-        self, number: int, slot: int, heard: int, layer: Layer, source: Tensor | None
-    ) -> tuple[Tensor, Tensor] | None:
-        """Project and store a source [L, D]; returns keys and values [H, L, hd], None where there is no
-        source.
+        self, number: int, slot: int, heard: int, layer: Layer, source: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Project and store a source [L, D]; returns keys and values [H, L, hd].
 
         ``heard`` counts the slot's streams that have a source: those without take no room.
         """
-        if source is None:
-            return None
         k, v = self.network.project_cross(layer, source.to(self.network.device))
         at = self.cross[number][:, slot, heard, :, : len(source)]
         at[0].copy_(k)

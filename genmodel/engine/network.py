@@ -105,8 +105,10 @@ class Network:
         """Tokens int64 [N, K] -> [N, D]."""
         return F.embedding(tokens + self.offsets, self.embedding).sum(1)
 
-    def normed(self, x: Tensor, norm: Norm) -> Tensor:
+    def normed(self, x: Tensor, norm: Norm | None) -> Tensor:
         """Layer norm in float32, then the layers' dtype."""
+        if norm is None:
+            raise RuntimeError("this network has no cross-attention")
         weight, bias, eps = norm
         return F.layer_norm(x, (x.shape[-1],), weight, bias, eps).to(self.dtype)
 

@@ -127,33 +127,41 @@ class Stepper:
         """
         net, steps = self.network, tokens.shape[1]
         embedded = net.embed(tokens.T)
-        last = []
-        for c, stream in enumerate(streams):
-            heard = sum(earlier.cross is not None for earlier in streams[:c])
-            x = embedded
-            bias = added[c]
-            if bias is not None:
-                x = x + bias[:steps]
+        inputs = []
+        for stream, bias in zip(streams, added, strict=True):
+            x = embedded if bias is None else embedded + bias[:steps]
             if stream.prefix is not None:
                 x = torch.cat([stream.prefix.to(x), x])
-            x = x + net.positions(len(x))
-            for i, layer in enumerate(net.layers):
-                q, k, v = layer.qkv(net.normed(x, layer.norm1)).chunk(3, dim=-1)
-                keys, values = self.caches.fill(i, number, c, k, v)
-                x = x + layer.out(net.prefill_attend(q, keys, values, causal=True))
-                if layer.cross_out is not None:
-                    kv = self.caches.fill_cross(i, number, heard, layer, stream.cross)
-                    if kv is not None and layer.cross_q is not None and layer.norm_cross is not None:
-                        q = layer.cross_q(net.normed(x, layer.norm_cross))
-                        x = x + layer.cross_out(net.prefill_attend(q, *kv, causal=False))
-                x = x + layer.down(net.activation(layer.up(net.normed(x, layer.norm2))))
-            last.append(x[-1:])
+            inputs.append(x + net.positions(len(x)))
+        lengths = [len(x) for x in inputs]
+        x = torch.cat(inputs)  # all streams' steps in one block, so that weights are read once
+        sources = [stream.cross for stream in streams if stream.cross is not None]
+        hearing = torch.cat(
+            [torch.full((n,), s.cross is not None) for n, s in zip(lengths, streams, strict=True)]
+        )
+        rows = hearing.nonzero()[:, 0].to(self.device)
+        heard = [n for n, stream in zip(lengths, streams, strict=True) if stream.cross is not None]
+        for i, layer in enumerate(net.layers):
+            parts = []
+            for c, part in enumerate(layer.qkv(net.normed(x, layer.norm1)).split(lengths)):
+                q, k, v = part.chunk(3, dim=-1)
+                parts.append(net.prefill_attend(q, *self.caches.fill(i, number, c, k, v), causal=True))
+            x = x + layer.out(torch.cat(parts))
+            if layer.cross_q is not None and layer.cross_out is not None and heard:
+                queries = layer.cross_q(net.normed(x[rows], layer.norm_cross))
+                parts = [
+                    net.prefill_attend(q, *self.caches.fill_cross(i, number, c, layer, source), causal=False)
+                    for c, (q, source) in enumerate(zip(queries.split(heard), sources, strict=True))
+                ]
+                x = x.index_add(0, rows, layer.cross_out(torch.cat(parts)).to(x.dtype))
+            x = x + layer.down(net.activation(layer.up(net.normed(x, layer.norm2))))
+        last = x[torch.tensor(lengths, device=self.device).cumsum(0) - 1]
         self.caches.set_lengths(
             number,
             [s.prefix_steps for s in streams],
             [0 if s.cross is None else len(s.cross) for s in streams],
         )
-        return net.finish(torch.cat(last))
+        return net.finish(last)
 
     @torch.no_grad()
     def step(self) -> list[Session]:
@@ -171,11 +179,11 @@ class Stepper:
         for i, layer in enumerate(net.layers):
             qkv = layer.qkv(net.normed(x, layer.norm1))
             x = x + layer.out(self.caches.attend(i, group, qkv))
-            if layer.cross_out is not None and group.cross_rows is not None:
+            if layer.cross_q is not None and layer.cross_out is not None and group.cross_rows is not None:
                 rows = group.cross_rows
-                part = x[rows]
-                q = layer.cross_q(net.normed(part, layer.norm_cross))  # type: ignore[misc, arg-type]
-                x = x.index_copy(0, rows, part + layer.cross_out(self.caches.attend_cross(i, group, q)))
+                q = layer.cross_q(net.normed(x[rows], layer.norm_cross))
+                y = layer.cross_out(self.caches.attend_cross(i, group, q))
+                x = x.index_add(0, rows, y.to(x.dtype))
             x = x + layer.down(net.activation(layer.up(net.normed(x, layer.norm2))))
         hidden = net.finish(x)
         self._write(numbers, self._mix(hidden, aboard, group))
