@@ -13,6 +13,7 @@ class AudioGen(BaseGenModel):
 
     default_duration_s = 5.0
     default_stride_s = 2.0
+    default_coef = 3.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -51,6 +51,7 @@ class BaseGenModel:
 
     default_duration_s: float | None = None
     default_stride_s: float | None = None
+    default_coef: float | None = None  # the family's guidance; None: what the checkpoint was made for
 
     def __init__(
         self,
@@ -85,7 +86,7 @@ class BaseGenModel:
             "temp": own.temperature,
             "top_k": own.top_k,
             "top_p": own.top_p,
-            "cfg_coef": lm.cfg_coef,
+            "cfg_coef": own.cfg_coef,
             "two_step_cfg": False,
             "cfg_coef_beta": None,
         }
@@ -157,8 +158,9 @@ class BaseGenModel:
     @property
     def default_sampling(self) -> Sampling:
         """How this model's makers sample from it; AudioCraft's defaults where they do not say."""
-        manifest = None if self.checkpoint is None else self.checkpoint.manifest
-        return Sampling(**((manifest or {}).get("sampling") or {}))
+        manifest = (None if self.checkpoint is None else self.checkpoint.manifest) or {}
+        coef = manifest.get("cfg_coef") or self.default_coef or self.lm.cfg_coef
+        return Sampling(**{"cfg_coef": float(coef), **(manifest.get("sampling") or {})})
 
     @property
     def window_frames(self) -> int:

@@ -22,6 +22,7 @@ class MusicGen(BaseGenModel):
 
     default_duration_s = 15.0
     default_stride_s = 18.0
+    default_coef = 3.0
 
     @classmethod
     def get_pretrained(cls, name: str = "facebook/musicgen-medium", device: Any = None) -> MusicGen:

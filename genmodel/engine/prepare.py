@@ -7,7 +7,7 @@ prompt from padding, so they are dropped and made again: they are the handle.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -74,6 +74,8 @@ def prepare(model: BaseGenModel, request: GenerationRequest) -> Prepared:
     windows = plan_windows(known.shape[1], frames, model.window_frames, stride)
     attributes = _attributes(model, request, wav, seam, frames, gain)
     sampling = request.sampling or model.default_sampling
+    if sampling.cfg_coef is None:
+        sampling = replace(sampling, cfg_coef=model.default_sampling.cfg_coef)
     streams = encode_streams(model.lm, attributes, sampling, request.negative_text, frames)
     warm = None
     if known.shape[1] and not native:

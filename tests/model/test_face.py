@@ -4,12 +4,16 @@ purpose.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from omegaconf import OmegaConf
 
-from genmodel import AudioGen, BaseGenModel, GenModelError, MusicGen
+from genmodel import AudioGen, BaseGenModel, GenerationRequest, GenModelError, MusicGen, Sampling
 from genmodel.checkpoints import debug
+from genmodel.engine.prepare import prepare
 from tests.model.models import tiny
 
 
@@ -132,6 +136,20 @@ def test_the_window_comes_from_the_argument_else_the_configuration_else_an_error
     with pytest.raises(ValueError, match="max_duration"):
         BaseGenModel("x", codec, lm)
     assert BaseGenModel("x", codec, lm, 3).cfg is None
+
+
+def test_guidance_starts_as_the_family_or_the_makers_say() -> None:
+    codec, lm = debug.build_codec(), debug.build_lm()
+    lm.cfg_coef = 5.0
+    assert MusicGen("x", codec, lm).generation_params["cfg_coef"] == 3.0  # as AudioCraft's own defaults
+    assert BaseGenModel("x", codec, lm).generation_params["cfg_coef"] == 5.0
+    info: Any = SimpleNamespace(manifest={"cfg_coef": 2.0, "sampling": {"top_k": 100}}, sha256="", licence="")
+    model = MusicGen("x", codec, lm, info=info)
+    assert (model.generation_params["cfg_coef"], model.generation_params["top_k"]) == (2.0, 100)
+    sampling = prepare(model, GenerationRequest("generate", 4)).sampling
+    assert (sampling.cfg_coef, sampling.top_k) == (2.0, 100)
+    sampling = prepare(model, GenerationRequest("generate", 4, sampling=Sampling(top_k=7))).sampling
+    assert (sampling.cfg_coef, sampling.top_k) == (2.0, 7)
 
 
 def test_codec_and_autocast_are_as_the_configuration_says() -> None:
