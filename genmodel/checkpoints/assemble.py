@@ -122,7 +122,10 @@ def _prepare_t5(module: T5Conditioner, state: dict[str, Tensor], prefix: str) ->
 
 
 def check_pair(lm: LMModel, codec: EncodecModel, folder: Path) -> None:
-    """CheckpointError unless the codec's tokens are the ones that the language model speaks."""
+    """CheckpointError unless the codec's tokens are the ones that the language model speaks.
+
+    A codec with more codebooks than the model is limited to the model's.
+    """
     if lm.card != codec.cardinality:
         raise CheckpointError(
             f"{folder}: the codec has {codec.cardinality} entries in a codebook, the language model speaks "
@@ -135,6 +138,11 @@ def check_pair(lm: LMModel, codec: EncodecModel, folder: Path) -> None:
             wrapped = get_wrapped_compression_model(codec, lm.cfg).num_codebooks
         finally:
             codec.set_num_codebooks(chosen)  # looking must not change the codec
+    wanted = lm.num_codebooks * chosen
+    if wrapped > lm.num_codebooks and not wanted % wrapped and lm.cfg.get("compression_model_n_q") is None:
+        # Codecs are published with more bits than a model speaks; its tokens are the first, coarse ones.
+        codec.set_num_codebooks(wanted // wrapped)
+        return
     if wrapped != lm.num_codebooks:
         raise CheckpointError(
             f"{folder}: the codec gives {wrapped} codebooks, the language model speaks of "

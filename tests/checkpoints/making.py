@@ -38,7 +38,9 @@ def encodec_config() -> dict[str, Any]:
 
 
 @lru_cache(maxsize=8)
-def musicgen(channels: int = 1, hidden: int = 64, melody: bool = False) -> Any:
+def musicgen(
+    channels: int = 1, hidden: int = 64, melody: bool = False, bandwidths: tuple[float, ...] = (1.2,)
+) -> Any:
     """A tiny random ``Musicgen(Melody)ForConditionalGeneration`` in eval mode; heads of width 16."""
     import transformers
     from transformers.models.musicgen import MusicgenDecoderConfig
@@ -47,7 +49,7 @@ def musicgen(channels: int = 1, hidden: int = 64, melody: bool = False) -> Any:
     t5 = json.loads((T5 / "config.json").read_text())
     wanted = ("d_ff", "d_kv", "d_model", "num_layers", "num_heads", "vocab_size", "feed_forward_proj")
     text = transformers.T5Config(**{key: t5[key] for key in wanted})
-    audio = transformers.EncodecConfig(**encodec_config())
+    audio = transformers.EncodecConfig(**{**encodec_config(), "target_bandwidths": list(bandwidths)})
     decoder_kind = MusicgenMelodyDecoderConfig if melody else MusicgenDecoderConfig
     decoder = decoder_kind(
         vocab_size=64,

@@ -56,6 +56,17 @@ def test_musicgen_is_transformers(tmp_path: Path, channels: int, options: dict[s
     is_equal(folder, model)
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_codec_with_more_codebooks_than_the_model_speaks(tmp_path: Path, channels: int) -> None:
+    """Its first codebooks are the model's: continuation encodes with those and no others."""
+    model = musicgen(channels, bandwidths=(1.2, 3.0))
+    codec, lm, _ = registry.load(str(save(model, tmp_path / "m")), device="cpu")
+    wav = torch.randn(1, 1, 6_400) * 0.1
+    assert codec.total_codebooks == 10
+    assert codec.num_codebooks == lm.num_codebooks // channels == 4
+    assert torch.equal(codec.encode(wav)[0], model.audio_encoder.encode(wav, bandwidth=1.2).audio_codes[0])
+
+
 def test_sharded_pickles(tmp_path: Path) -> None:
     is_equal(save(musicgen(), tmp_path / "m", safe_serialization=False, max_shard_size="500KB"), musicgen())
 
