@@ -155,7 +155,7 @@ def spawn(
     command += ["--parent", str(os.getpid())]
     variables = dict(os.environ, PYTORCH_CUDA_ALLOC_CONF="expandable_segments:True", MALLOC_ARENA_MAX="2")
     # Threads that wait for each other by spinning eat the cores that a DAW needs and, on a busy machine,
-    # each other's time: beside four other processes on two cores pocket took 31 s that way, and 3.2 s this way.
+    # each other's time: beside four other processes on two cores pocket took 31 s so, and 3.2 s like this.
     variables.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     variables |= environment
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_PACKAGES), variables.get("PYTHONPATH", "")]))
