@@ -61,32 +61,32 @@ class Caches:
         self.prefix: dict[int, list[int]] = {}
         self.sources: dict[int, list[int]] = {}
 
-    def _grown(self, old: list[Tensor], slots: int, streams: int, length: int) -> list[Tensor]:
+    def _grow(self, caches: list[Tensor], slots: int, streams: int, length: int) -> None:
+        """Make every layer's cache large enough, one after the other: running out of memory on the way leaves
+        all of them usable.
+        """
         net = self.network
-        shape = (2, slots, streams, net.heads, length, net.head_dim)
-        if old:
-            have = old[0].shape
-            if all(h >= s for h, s in zip(have, shape, strict=True)):
-                return old
-            shape = tuple(max(h, s) for h, s in zip(have, shape, strict=True))  # type: ignore[assignment]
-        grown = []
+        wanted = (2, slots, streams, net.heads, length, net.head_dim)
         for i in range(len(net.layers)):
+            have = tuple(caches[i].shape) if i < len(caches) else (0,) * len(wanted)
+            if all(h >= w for h, w in zip(have, wanted, strict=True)):
+                continue
+            shape = [max(h, w) for h, w in zip(have, wanted, strict=True)]
             new = torch.zeros(shape, dtype=net.cache_dtype, device=net.device)
-            if old:
-                a, b, c, d, e, f = old[i].shape
-                new[:a, :b, :c, :d, :e, :f] = old[i]
-                old[i] = new  # let go of each layer's old cache before the next one's new
-            grown.append(new)
-        return grown
+            if i == len(caches):
+                caches.append(new)
+                continue
+            new[tuple(slice(0, h) for h in have)] = caches[i]
+            caches[i] = new
 
     def reserve(self, slots: int, streams: int, length: int) -> None:
         """Room for ``slots`` slots of ``streams`` streams and ``length`` places."""
-        self.own = self._grown(self.own, slots, streams, _up(length, STEP_BUCKET))
+        self._grow(self.own, slots, streams, _up(length, STEP_BUCKET))
 
     def reserve_cross(self, slots: int, sources: list[int]) -> None:
         """Room for cross-attention to sources of these lengths, one for each stream that has one."""
         if sources:
-            self.cross = self._grown(self.cross, slots, len(sources), _up(max(sources), CROSS_BUCKET))
+            self._grow(self.cross, slots, len(sources), _up(max(sources), CROSS_BUCKET))
 
     def clear(self, slot: int) -> None:
         """Forget a slot's contents."""

@@ -155,16 +155,13 @@ class Engine:
     def step(self) -> list[StepResult]:
         """One step for everything aboard; returns the audio that became final, in order for each take."""
         self._admit()
-        self._begin_one()
+        results = self._begin_one()
         self.stepper.step()
-        results: list[StepResult] = []
         for job in list(self.jobs):
             try:
                 results += self._collect(job)
             except GenModelError as error:
-                job.error = error
-                self._remove(job, "failed")
-                results.append(StepResult(job, None))
+                results.append(self._fail(job, error))
         return results
 
     def run(self) -> Iterator[AudioChunk]:
@@ -191,20 +188,29 @@ class Engine:
                     if job.state == "waiting":
                         job.state = "prefill"
 
-    def _begin_one(self) -> None:
+    def _begin_one(self) -> list[StepResult]:
         """Prefill one window. Variations that have not begun are equal so far and share the pass."""
         waiting = self.stepper.waiting()
         if not waiting:
-            return
-        first = next((job, take) for job in self.jobs for take in job.takes if take.session in waiting)
-        job, take = first
+            return []
+        job, take = next((job, take) for job in self.jobs for take in job.takes if take.session in waiting)
         same = [take]
         if not take.begun:
             same = [other for other in job.takes if other.session in waiting and not other.begun]
-        self.stepper.prefill([other.session for other in same])
+        try:
+            self.stepper.prefill([other.session for other in same])
+        except (GenModelError, MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+            # the pass of one job alone: whatever it met, the others go on
+            return [self._fail(job, _as_refusal(error))]
         for other in same:
             other.begun = True
         job.state = "generating"
+        return []
+
+    def _fail(self, job: GenerationJob, error: GenModelError) -> StepResult:
+        job.error = error
+        self._remove(job, "failed")
+        return StepResult(job, None)
 
     def _collect(self, job: GenerationJob) -> list[StepResult]:
         """Decode what is due in one job; end its takes and itself when they are complete."""
@@ -274,3 +280,13 @@ class Engine:
         job.state = "waiting"
         if job not in self.jobs:
             self.jobs.append(job)
+
+
+def _as_refusal(error: Exception) -> GenModelError:
+    """A pass that did not come to its end, in words; what is no shortage of memory is raised as it is."""
+    if isinstance(error, GenModelError):
+        return error
+    short = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate" in str(error)
+    if not short:
+        raise error
+    return GenModelError("there is not enough memory for this request beside the others", code="E_MEMORY")

@@ -377,3 +377,31 @@ def test_audiocrafts_continuation_of_a_mix_keeps_the_mix_and_adds_the_stems() ->
     audio, tokens = model.generate_continuation(as_stems, 32000, return_tokens=True)
     assert audio.shape == (2, 1, 96000) and int(tokens.max()) < 400
     assert model.generate(["jazz"]).shape == (1, 1, 96000)
+
+
+def test_a_job_that_finds_no_memory_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny()
+    alone = joined(model.stream(request(frames=20, text="a")))
+    engine = Engine(model)
+    good = engine.add(request(frames=20, text="a"))
+    chunks = [chunk for _, chunk in engine.step()]
+    honest = torch.zeros
+    calls = []
+
+    def scarce(*shape: Any, **more: Any) -> torch.Tensor:
+        if len(shape) == 1 and len(shape[0]) == 6:  # a cache, of the second layer
+            calls.append(shape)
+            if len(calls) == 2:
+                raise torch.OutOfMemoryError("no")
+        return honest(*shape, **more)
+
+    monkeypatch.setattr("genmodel.engine.caches.torch.zeros", scarce)
+    large = engine.add(request(frames=400, text="b"))
+    small = engine.add(request(frames=5, text="c"))
+    while engine.busy:
+        for job, chunk in engine.step():
+            assert (chunk is None) == (job is large)
+            if job is good:
+                chunks.append(chunk)
+    assert large.error is not None and large.error.code == "E_MEMORY" and small.state == "done"
+    assert torch.equal(joined(c for c in chunks if c is not None)[0, "mix"][1], alone[0, "mix"][1])
