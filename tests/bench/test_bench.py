@@ -1,0 +1,27 @@
+"""The language model's bench runs and its figures hang together (at a tiny shape; speed is not judged)."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.bench import __main__ as command
+from tests.bench import lm
+
+
+def test_the_language_model_bench(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"DIM": 64, "LAYERS": 2, "HEADS": 4, "CARD": 64, "GREEDY_FRAMES": 6}.items():
+        monkeypatch.setattr(lm, name, value)
+    assert command.main(["lm", "--json", "--rounds", "1", "--seconds", "0.1"]) == 0
+    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert result["tokens_identical"] is True
+    assert result["ratio_fp32"] == pytest.approx(
+        result["ms_per_step"]["peer_fp32"] / result["ms_per_step"]["fp32"]
+    )
+    assert result["xrt"] == pytest.approx(20 / result["ms_per_step"]["fp32"])
+    assert {"machine", "threads", "batch", "frames", "floor_ms", "bandwidth_gbs"} <= set(result)
+    command.show("lm", result, lm)
+    assert "tokens_identical" in capsys.readouterr().out
