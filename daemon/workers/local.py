@@ -157,6 +157,9 @@ def spawn(
     # Threads that wait for each other by spinning eat the cores that a DAW needs and, on a busy machine,
     # each other's time: beside four other processes on two cores pocket took 31 s so, and 3.2 s like this.
     variables.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # oneDNN keeps each convolution and product it has met by its exact shape, 1024 of them unless told
+    # otherwise: prompts of 60 different lengths grew pocket's worker by half (480 to 960 MB).
+    variables.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "192")
     variables |= environment
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_PACKAGES), variables.get("PYTHONPATH", "")]))
     if threads:
