@@ -1,8 +1,8 @@
 """The blocking client: one REQ socket, one question at a time, nothing that can hang.
 
     with Client() as client:
-        job = client.submit(Submit(key=new_key(), mode="generate", length=Length(seconds=8), text="slow
-        piano")) for event in job.events():
+        job = client.submit(Submit(key=new_key(), mode="generate", length=Length(seconds=8)))
+        for event in job.events():
             ...
 
 Every call has a deadline. A question without an answer is asked again on a fresh socket (the daemon takes

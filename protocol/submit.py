@@ -34,14 +34,16 @@ _SEED = integer(0, MAX_INTEGER)
 
 @record
 class Sampling(Record):
-    """How tokens are drawn. top_p > 0 takes the place of top_k; temperature 0 or use_sampling false is
-    greedy.
+    """How tokens are drawn; absent values are the model's own.
+
+    top_p > 0 takes the place of top_k, and top_k alone switches a model's own top_p off. temperature 0 or
+    use_sampling false is greedy.
     """
 
-    use_sampling: bool = wire(boolean(), default=True)
-    temperature: float = wire(number(0, 10), default=1.0)
-    top_k: int = wire(integer(0, 65536), default=250)
-    top_p: float = wire(number(0, 1), default=0.0)
+    use_sampling: bool | None = wire(boolean(), default=None)
+    temperature: float | None = wire(number(0, 10), default=None)
+    top_k: int | None = wire(integer(0, 65536), default=None)
+    top_p: float | None = wire(number(0, 1), default=None)
 
 
 @record

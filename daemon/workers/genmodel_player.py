@@ -6,6 +6,7 @@ Runs only inside a worker process; importing this file imports torch.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -81,7 +82,7 @@ class GenModelPlayer:
             sha256=about["sha256"] or "",
             licence=about["licence"] or "",
             max_prompt_s=model.max_duration,
-            more={"parameters": about["parameters"]},
+            more={"parameters": about["parameters"], "defaults": _choices(model.default_sampling)},
         )
 
     def add(self, order: Order) -> GenerationJob:
@@ -105,13 +106,22 @@ class GenModelPlayer:
             negative_text=order.negative_text if hears_text else None,
             seed=order.seed,
             variations=order.variations,
-            sampling=Sampling(**order.sampling, **order.guidance),
+            sampling=self._sampling(order),
             tempo_map=tempo,
             harmony=harmony,
             context=self._clip(order.context),
             stems=order.stems,
             chunk_frames=order.chunk_frames,
         )
+
+    def _sampling(self, order: Order) -> Sampling:
+        """What the request names, and the model's own choice for the rest."""
+        given = {
+            name: value for name, value in {**order.sampling, **order.guidance}.items() if value is not None
+        }
+        if "top_k" in given:
+            given.setdefault("top_p", 0.0)
+        return replace(self._model.default_sampling, **given)
 
     def _clip(self, samples: Samples | None) -> AudioClip | None:
         return None if samples is None else AudioClip(torch.from_numpy(samples), self.facts.rate)
@@ -150,6 +160,12 @@ class GenModelPlayer:
     @property
     def busy(self) -> bool:
         return self._engine.busy
+
+
+def _choices(sampling: Sampling) -> dict[str, Any]:
+    """What the manifest needs, beside the request, to make a take again."""
+    names = ("use_sampling", "temperature", "top_k", "top_p", "cfg_coef")
+    return {name: getattr(sampling, name) for name in names}
 
 
 def _device_name(device: torch.device) -> str:

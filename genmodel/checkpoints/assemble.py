@@ -139,7 +139,8 @@ def check_pair(lm: LMModel, codec: EncodecModel, folder: Path) -> None:
         finally:
             codec.set_num_codebooks(chosen)  # looking must not change the codec
     wanted = lm.num_codebooks * chosen
-    if wrapped > lm.num_codebooks and not wanted % wrapped and lm.cfg.get("compression_model_n_q") is None:
+    named = None if lm.cfg is None else lm.cfg.get("compression_model_n_q")
+    if named is None and wrapped > lm.num_codebooks and not wanted % wrapped:
         # Codecs are published with more bits than a model speaks; its tokens are the first, coarse ones.
         codec.set_num_codebooks(wanted // wrapped)
         return

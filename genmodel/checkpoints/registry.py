@@ -2,9 +2,9 @@
 
     pocket                      our own model, in the package
     debug                       AudioCraft's debug size, random weights
-    facebook/musicgen-small …   published repositories, from the models folder (``segue pull`` puts them
-    there) small, medium, melody …     AudioCraft's short names for these, with a warning a path
-    a folder in either format, or the language model's file in one
+    facebook/musicgen-small …   published repositories, from the models folder (``segue pull`` fills it)
+    small, medium, melody …     AudioCraft's short names for these, with a warning
+    a path                      a folder in either format, or the language model's file in one
 
 Nothing here downloads; a name that is not on this machine is a ModelNotFound with the command that gets it.
 """

@@ -1,7 +1,8 @@
 """The pre-norm transformer of MusicGen, as a plain module: no cache, no state, trainable.
 
-    x += self_attn(norm1(x));  x += cross_attention(norm_cross(x), source);  x +=
-    linear2(gelu(linear1(norm2(x))))
+    x += self_attn(norm1(x))
+    x += cross_attention(norm_cross(x), source)
+    x += linear2(gelu(linear1(norm2(x))))
 
 Parameter names are AudioCraft's. The engine (``genmodel/engine``) computes the same step by step with caches;
 this is what it is compared with, and what training uses.

@@ -197,8 +197,10 @@ def compose(seed: int, seconds: float = SONG_SECONDS) -> Song:
     ]  # fmt: skip
     if writer.swing > 0.1:
         words.append("swing")
-    bar = meter.quarters
-    harmony = tuple(Chord(index * bar, (index + 1) * bar, classes[index % loop]) for index in range(bars))
+    quarters = meter.quarters
+    harmony = tuple(
+        Chord(index * quarters, (index + 1) * quarters, classes[index % loop]) for index in range(bars)
+    )
     return Song(
         seed,
         genre,

@@ -3,8 +3,7 @@
 One graph serves every task; a task only changes what is put in and where the loss counts:
 
 * continue a mix (45 %): before frame P all target tokens are unknown and the mix's codes stand in the
-  context; the loss
-  counts from P on;
+  context; the loss counts from P on;
 * continue stems (25 %): the stems' own tokens all the way, no context;
 * accompany (15 %): the mix of some stems stands in the context all the way, their own tokens are unknown and
   out of the loss;
