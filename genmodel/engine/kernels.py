@@ -27,6 +27,8 @@ CUDA_ROWS = (
     16  # eight sessions with guidance in one block; cuBLAS too chooses its kernel by the count of rows
 )
 MAX_STEP_ROWS = 64  # more rows than this are a prefill, which runs alone: its count is its own
+# Prefills are filled up to whole blocks, because oneDNN keeps a kernel for every count of rows it has met.
+PREFILL_ROWS = 64
 PACKED_ROWS = 2  # also the row count that the weight's layout is chosen for
 
 
@@ -56,9 +58,13 @@ class PackedLinear:
         self.run = torch.ops.mkldnn._linear_pointwise.default
 
     def __call__(self, x: Tensor) -> Tensor:
-        if x.shape[0] < PACKED_ROWS:
-            return self.run(F.pad(x, (0, 0, 0, 1)), self.packed, self.bias, "none", [], "")[:1]
-        return self.run(x, self.packed, self.bias, "none", [], "")
+        rows = x.shape[0]
+        if rows < PACKED_ROWS:
+            x = F.pad(x, (0, 0, 0, PACKED_ROWS - rows))
+        elif rows > PREFILL_ROWS and rows % PREFILL_ROWS:
+            x = F.pad(x, (0, 0, 0, PREFILL_ROWS - rows % PREFILL_ROWS))
+        y = self.run(x, self.packed, self.bias, "none", [], "")
+        return y if len(y) == rows else y[:rows]
 
 
 def packing_available(dtype: torch.dtype = torch.float32) -> bool:
