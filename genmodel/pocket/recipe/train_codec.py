@@ -28,6 +28,9 @@ from genmodel.pocket.recipe.song import STEMS
 from genmodel.pocket.recipe.spectral import SpectralLoss, mel_distance_db, si_sdr_db
 
 SOURCES = (*STEMS, "mix")
+SHARES = (0.22, 0.16, 0.27, 0.35)
+DECODER_SHARES = (0.3, 0.2, 0.5, 0.0)
+"""How often each source is heard. What is generated is stems, so the decoder alone learns on stems."""
 
 
 @dataclass
@@ -51,9 +54,10 @@ def song_files(folder: Path, held_out: bool) -> list[Path]:
 
 
 class Crops:
-    """Random pieces of songs: 35 % mixes, the rest single stems."""
+    """Random pieces of songs, each source with its share."""
 
-    def __init__(self, files: list[Path], seed: int) -> None:
+    def __init__(self, files: list[Path], seed: int, shares: tuple[float, ...] = SHARES) -> None:
+        self.shares = shares
         self.songs = [np.load(path, mmap_mode="r") for path in files]
         self.draw = np.random.default_rng(seed)
 
@@ -63,7 +67,7 @@ class Crops:
             song = self.songs[self.draw.integers(len(self.songs))]
             at = self.draw.integers(max(1, song.shape[1] - samples))
             stems = song[:, at : at + samples].astype(np.float32) / 32767
-            name = source or SOURCES[self.draw.choice(4, p=[0.22, 0.16, 0.27, 0.35])]
+            name = source or SOURCES[self.draw.choice(4, p=self.shares)]
             piece = stems.sum(0) if name == "mix" else stems[SOURCES.index(name)]
             if np.mean(piece**2) > 1e-6 or self.draw.random() < 0.1:
                 break
@@ -140,7 +144,7 @@ class CodecRun:
         train = song_files(songs, held_out=False)
         if not train:
             raise FileNotFoundError(f"no rendered songs in {songs}; run genmodel.pocket.recipe.render first")
-        self.crops = Crops(train, plan.seed + self.step)
+        self.crops = Crops(train, plan.seed + self.step, DECODER_SHARES if plan.decoder_only else SHARES)
         self.pieces = validation_set((song_files(songs, held_out=True) or train)[:16])
 
     def _resume(self) -> None:
@@ -237,6 +241,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=0, help="length in steps instead of minutes")
     parser.add_argument("--rows", type=int, default=8, help="crops of one second in a batch")
     parser.add_argument("--decoder-only", action="store_true")
+    parser.add_argument("--peak-rate", type=float, default=1.0e-3)
     parser.add_argument("--device", default=None)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's choice)")
     parser.add_argument("--seed", type=int, default=0)
@@ -245,7 +250,12 @@ def main(argv: list[str] | None = None) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     plan = Plan(
-        minutes=options.minutes, rows=options.rows, decoder_only=options.decoder_only, seed=options.seed
+        minutes=options.minutes,
+        steps=options.steps,
+        rows=options.rows,
+        peak_rate=options.peak_rate,
+        decoder_only=options.decoder_only,
+        seed=options.seed,
     )
     run = CodecRun(options.songs, options.out, plan, pick_device(options.device))
     run.advance()
