@@ -30,7 +30,7 @@ LICENCE = (
 WEIGHTS = ("lm.safetensors", "codec.safetensors")
 CONFIGS = ("lm.yaml", "codec.yaml")
 CONDITIONS = ("description", "transport", "harmony", "context")
-SAMPLING = {"use_sampling": True, "temperature": 1.0, "top_k": 100, "top_p": 0.0}
+SAMPLING = {"use_sampling": True, "temperature": 1.0, "top_k": 250, "top_p": 0.0}
 TRAINING_ONLY = ("cluster_size", "embed_avg", "inited")
 
 

@@ -75,7 +75,8 @@ class Song:
 
     def texts(self) -> tuple[str, ...]:
         """The song in a few wordings, as a user might ask for it."""
-        tonality = f"{ROOT_WORDS[self.root]} {'minor' if self.mode in ('minor', 'dorian') else 'major'}"
+        root = ROOT_WORDS[self.root].removesuffix("natural")
+        tonality = f"{root} {'minor' if self.mode in ('minor', 'dorian') else 'major'}"
         instruments = [part.word for part in self.parts if not part.drums]
         mood = next((word for word in self.words if word in STYLES[self.genre].moods), "")
         return (

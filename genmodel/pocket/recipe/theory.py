@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ROOT_WORDS = ("c", "csharp", "d", "eflat", "e", "f", "fsharp", "g", "aflat", "a", "bflat", "b")
+ROOT_WORDS = ("c", "csharp", "d", "eflat", "e", "f", "fsharp", "g", "aflat", "anatural", "bflat", "b")
+# "anatural": the bare letter would be taken for the article.
 MODES: dict[str, tuple[int, ...]] = {
     "major": (0, 2, 4, 5, 7, 9, 11),
     "minor": (0, 2, 3, 5, 7, 8, 10),
