@@ -32,7 +32,8 @@ def test_a_take_through_every_wall(real_house: House) -> None:
         manifest = events[-1].manifest
         assert manifest["model"]["name"] == "debug" and manifest["device"] == "cpu"
         states = {tick.state for tick in wire.ticks}
-        assert {"loading", "generating"} <= states
+        # ticks may be lost: so short a take can be made between two of them
+        assert "loading" in states and states & {"prefill", "generating", "decoding", "finishing"}
         assert all(tick.steps == wire.ticks[-1].steps for tick in wire.ticks if tick.steps)
 
         again = wire.events(wire.ask(submit(0.7, audio=(tone(1.0, 44_100, 2),), text="slow piano")).job)
