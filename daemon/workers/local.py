@@ -154,9 +154,11 @@ def spawn(
     command += ["--nice", str(nice)]
     command += ["--parent", str(os.getpid())]
     variables = dict(os.environ, PYTORCH_CUDA_ALLOC_CONF="expandable_segments:True", MALLOC_ARENA_MAX="2")
-    # Threads that wait for each other by spinning eat the cores that a DAW needs and, on a busy machine,
-    # each other's time: beside four other processes on two cores pocket took 31 s so, and 3.2 s like this.
-    variables.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that wait for each other by spinning for ever eat the cores that a DAW needs: beside four other
+    # processes on two cores pocket took 31 s so, 3.2 s with threads that sleep at once. But waking a sleeper
+    # costs more than pocket's small products: 15 ms a step on an idle machine, 6.4 ms after a short spin.
+    if "OMP_WAIT_POLICY" not in variables:
+        variables.setdefault("GOMP_SPINCOUNT", "3000")
     # oneDNN keeps each convolution and product it has met by its exact shape, 1024 of them unless told
     # otherwise: prompts of 60 different lengths grew pocket's worker by half (480 to 960 MB).
     variables.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "192")
