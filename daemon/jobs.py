@@ -73,6 +73,7 @@ class Job:
     position: int = 0
     charged_s: float = 0.0
     memory_retries: int = 0
+    void_attempts: int = 0  # given up for good; chunks and tokens of later ones are kept
 
     @property
     def variations(self) -> int:
@@ -124,6 +125,7 @@ class JobBook:
             row.last_seq, row.need_bytes, now_s, None if deadline_ms is None else now_s + deadline_ms / 1000,
         )  # fmt: skip
         job.progress.stamp_s = now_s
+        job.void_attempts = self._journal.void_attempts(row)
         self.active[row.id] = job
         return job
 
@@ -234,7 +236,7 @@ class JobBook:
 
     def start(self, job: Job, data: dict[str, Any]) -> int:
         """Count the attempt and announce it; the worker hears of it after this."""
-        self._takes.drop_attempts(job.id)
+        self._takes.drop_attempts(job.id, until=job.void_attempts)
         self._takes.drop_take(job.id)
         job.attempt, row = self._journal.start(job.id, data)
         job.strikes += 1
@@ -258,20 +260,26 @@ class JobBook:
         job.last_seq = self._journal.append(job.id, events)[-1].seq
         self.listener(job.id)
 
-    def requeue(self, job: Job, why: str, *, forgiven: bool) -> None:
-        """Back into the queue; all audio of the attempt is void (nothing is ever spliced in silence)."""
-        row = self._journal.requeue(
-            job.id, {"why": why, "discard_from": -job.handle_frames}, forgiven=forgiven
-        )
+    def requeue(self, job: Job, why: str, *, forgiven: bool, discard: bool = True) -> None:
+        """Back into the queue. With `discard` all audio so far is void (nothing is ever spliced in silence);
+        without it the audio stays, with whatever else its attempts left in the spool, and the next attempt
+        goes on exactly where this one stopped.
+        """
+        data: dict[str, Any] = {"why": why}
+        if discard:
+            data["discard_from"] = -job.handle_frames
+        row = self._journal.requeue(job.id, data, forgiven=forgiven, discard=discard)
         job.state, job.last_seq = rows.QUEUED, row.seq
         job.strikes -= int(forgiven and job.strikes > 0)
         job.progress = Progress(stamp_s=time.monotonic())
-        self._takes.drop_attempts(job.id)
+        if discard:
+            job.void_attempts = job.attempt
+            self._takes.drop_attempts(job.id, until=job.attempt)
         self.listener(job.id)
 
     def done(self, job: Job, manifest: dict[str, Any]) -> None:
         row = self._journal.finish(job.id, rows.DONE, NewEvent("done", {"manifest": manifest}))
-        self._takes.drop_attempts(job.id)
+        self._takes.drop_attempts(job.id, until=job.attempt)
         self._end(job, rows.DONE, row)
 
     def disown(self, job: int) -> None:

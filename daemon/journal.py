@@ -247,9 +247,9 @@ class Journal:
         with self._write() as db:
             return self._append(db, job, events)
 
-    def requeue(self, job: int, data: dict[str, Any], *, forgiven: bool) -> EventRow:
-        """Back into the queue; `forgiven` when the job itself was not at fault (a clean
-        stop, a neighbour).
+    def requeue(self, job: int, data: dict[str, Any], *, forgiven: bool, discard: bool = True) -> EventRow:
+        """Back into the queue; `forgiven` when the job itself was not at fault (a clean stop, a neighbour).
+        With `discard` all audio so far is void; without it the next attempt goes on where this one stopped.
         """
         with self._write() as db:
             db.execute(
@@ -257,7 +257,8 @@ class Journal:
                 (QUEUED, 1 if forgiven else 0, job),
             )
             (row,) = self._append(db, job, [NewEvent("requeued", data)])
-            db.execute("UPDATE job SET void_seq=? WHERE id=?", (row.seq, job))
+            if discard:
+                db.execute("UPDATE job SET void_seq=? WHERE id=?", (row.seq, job))
         return row
 
     def finish(self, job: int, state: str, event: NewEvent) -> EventRow:
@@ -274,6 +275,13 @@ class Journal:
         with self._write() as db:
             db.execute("DELETE FROM event WHERE job=?", (job,))
             db.execute("UPDATE job SET state=?, spec=?, need_bytes=0 WHERE id=?", (FORGOTTEN, pack({}), job))
+
+    def void_attempts(self, row: JobRow) -> int:
+        """How many attempts of a job were given up for good; the audio of later ones still counts."""
+        (count,) = self._db.execute(
+            "SELECT count(*) FROM event WHERE job=? AND type='started' AND seq<=?", (row.id, row.void_seq)
+        ).fetchone()
+        return int(count)
 
     def job(self, job: int) -> JobRow:
         """Raises `KeyError` for an id that never was."""

@@ -33,6 +33,7 @@ WAV_HEADER_BYTES = _WAV.size
 SAMPLE_BYTES = 4
 INPUT_NAME = "input.raw"
 RESERVE_BYTES = 1 << 20
+LAST_ATTEMPT = 1_000_000  # more than any job is tried
 
 
 @dataclass(frozen=True)
@@ -281,10 +282,10 @@ class TakeStore:
     def take_folder(self, job: int) -> Path:
         return self.takes / str(job)
 
-    def drop_attempts(self, job: int, *, keep: int | None = None) -> None:
-        """Remove the spool of attempts that will not be read again."""
-        for path in self.spool_folder(job).glob("*.pcm"):
-            if path.stem != str(keep):
+    def drop_attempts(self, job: int, *, until: int) -> None:
+        """Remove what attempts 1 to `until` left in the spool (`<attempt>.pcm`, `<attempt>.tokens`, …)."""
+        for path in self.spool_folder(job).glob("[0-9]*.*"):
+            if path.stem.isdigit() and int(path.stem) <= until:
                 with contextlib.suppress(OSError):
                     path.unlink()
 
@@ -360,8 +361,8 @@ class TakeStore:
         return max((int(name) for name in names if name.isdigit()), default=0)
 
     def reconcile(self, jobs: dict[int, str]) -> list[str]:
-        """Remove what the journal does not need: spools of unknown jobs, attempts that nobody reads, part
-        files, and files of jobs that were not done. Says what it did. `jobs`: state by id, without the
+        """Remove what the journal does not need: spools of unknown jobs, part files, and files of jobs that
+        were not done. Says what it did. `jobs`: state by id, without the
         forgotten.
 
         Finished files of jobs that the journal does not know are kept: takes are never deleted unasked.
@@ -372,8 +373,8 @@ class TakeStore:
             if state is None:
                 shutil.rmtree(folder, ignore_errors=True)
                 said.append(f"spool of unknown job {folder.name} removed")
-            elif state not in ("failed", "cancelled"):  # those are read from their last attempt's spool
-                self.drop_attempts(int(folder.name))
+            elif state == "done":  # its audio is read from the finished files
+                self.drop_attempts(int(folder.name), until=LAST_ATTEMPT)
         for part in self.takes.glob("*/.*.part"):
             part.unlink(missing_ok=True)
             said.append(f"unfinished file {part.name} removed")

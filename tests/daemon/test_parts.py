@@ -138,11 +138,13 @@ def test_the_journal_keeps_numbers_and_states(tmp_path: Path) -> None:
     assert book.requeue(job.id, {"why": ""}, forgiven=True).seq == 6
     row = book.job(job.id)
     assert (row.strikes, row.void_seq, row.state) == (0, 6, "queued")
-    assert book.start(job.id, {})[0] == 2
+    assert book.start(job.id, {})[0] == 2 and book.void_attempts(row) == 1
+    book.requeue(job.id, {"why": ""}, forgiven=False, discard=False)
+    assert book.job(job.id).void_seq == 6 and book.void_attempts(book.job(job.id)) == 1
     book.finish(job.id, journal.DONE, NewEvent("done", {}))
     book.close()
     again = Journal(tmp_path / "journal.db")
-    assert [e.seq for e in again.events(job.id, 0)] == list(range(1, 9))
+    assert [e.seq for e in again.events(job.id, 0)] == list(range(1, 10))
     assert again.events(job.id, 2, 1)[0].place == 0 and again.last_event(job.id).type == "done"
     again.forget(job.id)
     assert again.by_key(job.key).state == journal.FORGOTTEN and not again.events(job.id, 0)
