@@ -22,6 +22,7 @@ import zmq
 
 from daemon import __version__, logs, security
 from daemon.config import Settings
+from daemon.notify import Notifier
 from protocol.errors import SegueError
 from protocol.framing import decode_reply, encode_request
 from protocol.limits import MAJOR
@@ -30,6 +31,7 @@ from protocol.requests import Drain, Hello, Request
 CONNECTION_FILE = "connection.json"
 LOCK_FILE = "segued.lock"
 START_PATIENCE_S = 30.0
+START_AT_MOST_S = 600.0  # rebuilding a damaged journal may take this long under a service manager
 _LOG = logging.getLogger("segue.lifecycle")
 
 
@@ -77,6 +79,7 @@ def raise_descriptor_limit() -> None:
 def serve(settings: Settings, *, foreground: bool) -> int:
     """Run the daemon in this process until it is stopped. Raises `AlreadyRunning` or `UnsafePath`."""
     os.umask(0o077)
+    notifier = Notifier()
     if tuple(map(int, zmq.zmq_version().split("."))) < (4, 3, 5):
         raise security.UnsafePath(f"libzmq {zmq.zmq_version()} has known holes; 4.3.5 or newer is needed.")
     runtime, state = security.runtime_folder(settings), security.state_folder(settings)
@@ -91,7 +94,8 @@ def serve(settings: Settings, *, foreground: bool) -> int:
             locks.append(Lock(state, about))
         logs.start(state / "logs", settings.log, also_stderr=foreground)
         raise_descriptor_limit()
-        server = Server(settings, runtime, state, boot)
+        notifier.starting_takes(START_AT_MOST_S)
+        server = Server(settings, runtime, state, boot, notifier)
         server.open()
         try:
             _stop_on_signals(server, settings)

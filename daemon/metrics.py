@@ -14,6 +14,7 @@ _COUNTERS = {
     "requeues": "Attempts that ended early, by reason.",
     "worker_exits": "Worker processes that ended, by whether they were asked to.",
     "pushes": "Events and ticks pushed to attached clients.",
+    "clock_jumps": "Times that the machine slept, the clock was set or the daemon was stopped.",
     "peers_lost": "Replies and pushes whose client was gone or did not read.",
 }
 _GAUGES = {

@@ -22,8 +22,10 @@ from daemon import dispatch, inventory, jobs, journal, logs, pool, scheduler, se
 from daemon.config import Settings
 from daemon.flow import Flow, Held
 from daemon.metrics import Metrics
+from daemon.notify import Notifier
 from daemon.operations import Operations
 from daemon.outbox import Outbox
+from daemon.upkeep import Upkeep
 from daemon.workers.local import LocalWorker, spawn
 from protocol.build import build_id
 from protocol.errors import SegueError
@@ -44,7 +46,9 @@ _LOG = logging.getLogger("segue.server")
 class Server:
     """The daemon, from an open state folder to its end. The caller holds the locks of both folders."""
 
-    def __init__(self, settings: Settings, runtime: Path, state: Path, boot: str) -> None:
+    def __init__(
+        self, settings: Settings, runtime: Path, state: Path, boot: str, notifier: Notifier | None = None
+    ) -> None:
         self.settings, self.runtime, self.state, self.boot = settings, runtime, state, boot
         self.build = build_id()
         self.token = secrets.token_bytes(32)
@@ -87,6 +91,9 @@ class Server:
             stop=self.stop,
             update_gauges=self._update_gauges,
         )  # fmt: skip
+        self.upkeep = Upkeep(
+            notifier or Notifier({}), self.pool, self.book, self.metrics, self._logs, settings.log
+        )
         self.book.ended = self._job_ended
         self._held: list[Held] = []
         self._faults = 0.0
@@ -155,6 +162,7 @@ class Server:
         before = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         poller.register(wake, zmq.POLLIN)
         watched: set[int] = set()
+        self.upkeep.ready(self.endpoint)
         try:
             while not self._over():
                 current = {worker.fileno for worker in self.pool.workers if not worker.closed}
@@ -163,7 +171,8 @@ class Server:
                 for fileno in watched - current:
                     poller.unregister(fileno)
                 watched = current
-                ready = dict(poller.poll(round(1000 * self._patience_s())))
+                patience_s = min(self._patience_s(), self.upkeep.patience_s)
+                ready = dict(poller.poll(round(1000 * patience_s)))
                 begun = time.monotonic()
                 if wake.fileno() in ready:
                     wake.recv(4096)
@@ -171,25 +180,29 @@ class Server:
                     self._zap.send_multipart(security.zap_answer(self._zap.recv_multipart()))
                 if self._router in ready:
                     self._receive()
-                self._guarded_turn()
+                sound = self._guarded_turn()
                 self.metrics.observe("turn_seconds", time.monotonic() - begun)
+                self.upkeep.turn(sound=sound, waited_s=patience_s)
         finally:
             signal.set_wakeup_fd(before)
             wake.close()
             self._wake.close()
 
-    def _guarded_turn(self) -> None:
-        """A fault of ours is logged and survived; one that comes back at once ends the process, which loses
-        nothing that was acknowledged and is better than a daemon that only seems to live.
+    def _guarded_turn(self) -> bool:
+        """True when all went well. A fault of ours is logged and survived; one that comes back at once ends
+        the process, which loses nothing that was acknowledged and is better than a daemon that only seems to
+        live.
         """
         try:
             self._turn()
             self._faults = max(0.0, self._faults - 0.01)
-        except Exception:
+            return True
+        except Exception as error:
             self._faults += 1
-            _LOG.exception("a turn met a fault", extra={"faults": self._faults})
+            logs.incident(_LOG, "a turn met a fault", error, faults=self._faults)
             if self._faults > MANY_FAULTS:
                 raise
+            return False
 
     def _turn(self) -> None:
         self.inventory.poll()
@@ -215,8 +228,8 @@ class Server:
             self._last_request_s = time.monotonic()
             try:
                 self._answer(frames)
-            except Exception:  # a fault of ours: the client learns a number, the log the rest
-                _LOG.exception("a request met a fault", extra={"frames": len(frames)})
+            except Exception as error:  # a fault of ours in the answering itself
+                logs.incident(_LOG, "a request met a fault", error, frames=len(frames))
 
     def _answer(self, frames: list[bytes]) -> None:
         try:
@@ -255,11 +268,10 @@ class Server:
                     "E_DISK_FULL", "The disk of Segue's state folder is full.", retry_ms=30_000
                 )
             else:
-                incident = secrets.token_hex(4)
-                _LOG.error("incident", extra={"incident": incident, "op": op}, exc_info=error)
+                number = logs.incident(_LOG, "an answer met a fault", error, op=op)
                 error = SegueError(
-                    "E_INTERNAL", f"Segue met a fault of its own; the log has it as incident {incident}.",
-                    detail=incident, retry_ms=1_000,
+                    "E_INTERNAL", f"Segue met a fault of its own; the log has it as incident {number}.",
+                    detail=number, retry_ms=1_000,
                 )  # fmt: skip
         self.metrics.count("requests", op=op, outcome=error.code)
         self.outbox.reply(envelope, encode_error(error, op, request_id))
@@ -298,6 +310,8 @@ class Server:
         """Take nothing new; finish "none", "running" or "all" jobs; then leave, if `leave`."""
         _LOG.info("stopping", extra={"finish": finish, "leave": leave})
         self._finish, self._leave = finish, leave
+        if leave:
+            self.upkeep.stopping()
         self.operations.draining = True
         self.pool.starting = finish == "all"
         self._stop_by_s = None if patience_s is None else time.monotonic() + patience_s
