@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
 from torch.nn import functional as F
 
 from genmodel.codec import encodec_config_from_audiocraft, load_encodec
+from genmodel.pocket.recipe.compose import HELD_OUT_FROM
 from genmodel.pocket.recipe.configs import codec_config
 from genmodel.pocket.recipe.export import half
 from genmodel.pocket.recipe.fastcodec import Down, FastCodec, Up
 from genmodel.pocket.recipe.journal import Journal, load_state, save_atomically
-from genmodel.pocket.recipe.spectral import SpectralLoss, mel_distance_db, si_sdr_db
+from genmodel.pocket.recipe.spectral import SpectralLoss, incoherence, mel_distance_db, si_sdr_db
+from genmodel.pocket.recipe.train_codec import CodecRun, Crops, Plan
 
 
 def small_codec() -> FastCodec:
@@ -103,6 +106,58 @@ def test_distances_are_zero_for_equals_and_grow() -> None:
     assert float(loss(noisy, audio, (0, 1, 2, 3), long=True)) > 0.05
     assert (mel_distance_db(loss, noisy, audio) > mel_distance_db(loss, audio, audio)).all()
     assert (si_sdr_db(noisy, audio) - 6.0).abs().max() < 1.0
+
+
+def test_incoherence_is_minus_a_tenth_of_si_sdr_at_any_level() -> None:
+    audio = torch.randn(3, 32_000) * 0.1
+    noisy = audio + torch.randn(3, 32_000) * torch.tensor([[0.03], [0.1], [0.2]])
+    torch.testing.assert_close(incoherence(noisy, audio), -si_sdr_db(noisy, audio) / 10, atol=0.05, rtol=0)
+    torch.testing.assert_close(incoherence(0.1 * noisy, audio), incoherence(noisy, audio))
+    assert float(incoherence(-audio, audio).max()) < -3.9  # the sign of a whole signal is not heard
+    # what has nothing in common, and silence, are bounded and give finite gradients
+    made = torch.randn(2, 32_000, requires_grad=True)
+    aim = torch.stack([torch.randn(32_000), torch.zeros(32_000)])
+    apart = incoherence(made, aim)
+    apart.sum().backward()
+    assert made.grad is not None and torch.isfinite(made.grad).all()
+    assert 1.9 < float(apart.min()) <= float(apart.max()) <= 2.1
+
+
+def fake_songs(folder: Path) -> Path:
+    draw = np.random.default_rng(0)
+    for seed in (0, 1, HELD_OUT_FROM):
+        np.save(folder / f"{seed:08d}.npy", draw.integers(-9000, 9000, (3, 40_000)).astype(np.int16))
+    return folder
+
+
+def test_a_run_begins_with_anothers_weights_and_resumes_its_own(tmp_path: Path) -> None:
+    songs = fake_songs(tmp_path)
+    cpu = torch.device("cpu")
+    first = CodecRun(songs, tmp_path / "a", Plan(steps=3, free_steps=2, rows=2, filters=4), cpu)
+    first.advance()
+    plan = Plan(
+        steps=2, rows=2, filters=4, start=str(first.checkpoint), coherence_weight=0.4, shares=(0, 0, 1, 1)
+    )
+    second = CodecRun(songs, tmp_path / "b", plan, cpu)
+    assert second.step == 0 and second.codec.quantizer.ready and not second.optimiser.state
+    for name, value in first.codec.state_dict().items():
+        assert torch.equal(second.codec.state_dict()[name], value), name
+    assert second.advance()
+    assert CodecRun(songs, tmp_path / "b", plan, cpu).step == 2
+
+
+def test_shares_decide_what_is_heard() -> None:
+    assert Plan(shares=(1, 0, 3, 0)).source_shares() == (0.25, 0.0, 0.75, 0.0)
+    assert Plan(decoder_only=True).source_shares()[3] == 0.0
+    assert sum(Plan().source_shares()) == pytest.approx(1.0)
+
+
+def test_crops_follow_the_shares(tmp_path: Path) -> None:
+    loud = np.zeros((3, 40_000), dtype=np.int16)
+    loud[1] = 8000
+    np.save(tmp_path / "00000000.npy", loud)
+    crops = Crops([tmp_path / "00000000.npy"], 0, (0.0, 1.0, 0.0, 0.0))
+    assert all(np.abs(crops.one(3200)).max() > 0.2 for _ in range(10))
 
 
 def test_journal_and_checkpoints(tmp_path: Path) -> None:
