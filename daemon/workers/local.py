@@ -149,7 +149,8 @@ def spawn(
     from it.
     """
     # -P and PYTHONPATH: what lies in the current folder is never imported by accident
-    command = [sys.executable, "-P", "-m", "daemon.workers.main", "--model", model, "--device", device]
+    # "=": a name that begins with a dash is still a name, not an option
+    command = [sys.executable, "-P", "-m", "daemon.workers.main", f"--model={model}", f"--device={device}"]
     command += ["--precision", precision, "--slots", str(slots), "--threads", str(threads)]
     command += ["--nice", str(nice)]
     command += ["--parent", str(os.getpid())]

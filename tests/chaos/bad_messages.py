@@ -29,6 +29,7 @@ TRAVERSALS = (
     "~/.ssh/id_rsa", "file:///etc/passwd", "%2e%2e%2fetc", "..%2f..%2f", "....//....//", "..;/", "a/../../b",
     "./../x", "C:\\x", "\\\\host\\share", "con", "nul", "x\x00.wav", "/proc/self/environ", "/dev/zero",
     "${HOME}", "$(id)", "`id`", "mix.wav", "../journal.db", "-rf", "x\n../y", "\u202egpj.exe", "．．／etc",
+    "--help", "--device=x", "x" * 1024, "\x1b[2J", "*", "[", "pocket/..",
 )  # fmt: skip
 
 WRONG: tuple[Any, ...] = (
