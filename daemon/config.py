@@ -49,10 +49,13 @@ class Worker:
     nice: int = 5  # how far a worker stands back behind the programs that play audio
     keep_alive_s: float = 300.0  # how long an idle model stays; 0 goes at once, -1 stays for ever
     load_timeout_s: float = 600.0
-    stall_s: float = 300.0  # a busy worker that reports no step for so long is ended
-    cancel_grace_s: float = 30.0  # a cancel that the worker has not confirmed by then ends it
+    stall_s: float = 10.0  # no step for so long (or 20 usual steps, if that is longer) ends the worker
+    first_step_s: float = 300.0  # reading a prompt may take so long, while the process computes
+    cancel_grace_s: float = 2.0  # a cancel that the worker has not heard by then ends it
     attempts: int = 3
     deaths: int = 5  # a model whose workers died so often within a minute rests for a while
+    backoff_s: float = 1.0  # wait after a worker's death; doubles with each until a job is done
+    backoff_most_s: float = 32.0
 
 
 @dataclass
@@ -107,7 +110,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "worker.keep_alive_s": (-1, 31_536_000),
     "worker.load_timeout_s": (1, 86_400),
     "worker.stall_s": (0.5, 86_400),
+    "worker.first_step_s": (0.5, 86_400),
     "worker.cancel_grace_s": (0.05, 3600),
+    "worker.backoff_s": (0, 3600),
+    "worker.backoff_most_s": (0, 3600),
     "worker.attempts": (1, 100),
     "worker.deaths": (1, 100_000),
     "takes.quota_gib": (0, 1_000_000),

@@ -7,6 +7,7 @@ past it for ever.
 from __future__ import annotations
 
 import logging
+import sqlite3
 import time
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ from daemon.pool import Pool
 from daemon.scheduler import Scheduler, Waiting
 from daemon.workers.local import LocalWorker
 
+AGAIN_S = 1.0  # after something could not be started for want of disk or processes
 SHARE = 2  # jobs of one session that run at once while others might want to
 _LOG = logging.getLogger("segue.dispatch")
 
@@ -37,12 +39,13 @@ class Dispatcher:
         self._book, self._pool, self._scheduler = book, pool, scheduler
         self._settings, self._metrics, self._spawn = settings, metrics, spawn
         self._devices = dict(zip(pool.places, settings.worker.devices, strict=True))
+        self._quiet_until_s = 0.0  # nothing is started before
 
     def turn(self) -> None:
         """Start what may start now, and see to it that the models come that are waited for."""
-        if self._pool.paused:
-            return
         now = time.monotonic()
+        if self._pool.paused or now < self._quiet_until_s:
+            return
         queued = self._book.queued()
         self._scheduler.keep_only({job.session for job in self._book.active.values()})
         order = self._scheduler.order(
@@ -57,14 +60,16 @@ class Dispatcher:
             if self._pool.starting:
                 self._place(job, closed, now)
         for model, keep_alive_s in list(self._pool.wanted.items()):
-            if self._pool.starting and self._pool.with_model(model) is None:
+            rests = self._pool.rest.waits_s(model, now) > 0
+            if self._pool.starting and not rests and self._pool.with_model(model) is None:
                 self._make_room(model, closed, keep_alive_s)
 
     def _place(self, job: Job, closed: set[str], now: float) -> None:
         """Start a job, or see to it that its model comes."""
         worker = self._pool.with_model(job.model)
-        if worker is None and self._pool.quarantined(job.model):
-            job.progress.note = f"{job.model} ended its worker again and again and rests for a minute"
+        reason = self._pool.rest.reason(job.model, now) if worker is None else None
+        if reason is not None:
+            self._say(job, reason, now)
         elif worker is not None and worker.state == "loaded":
             if self._has_its_share(worker, job):
                 return  # others may pass: this session has enough aboard already
@@ -76,7 +81,12 @@ class Dispatcher:
             self._say_loading(job, worker, now)
             closed.add(worker.name)
         elif not self._make_room(job.model, closed, self._pool.wanted.get(job.model)):
-            job.progress.note = "waiting for a device"
+            self._say(job, "waiting for a device", now)
+
+    def _say(self, job: Job, note: str, now: float) -> None:
+        """Why a queued job does not start; clients that wait hear of it once."""
+        if job.progress.note != note:
+            job.progress.state, job.progress.note, job.progress.stamp_s = "queued", note, now
 
     def _say_loading(self, job: Job, worker: LocalWorker, now: float) -> None:
         state, note = (
@@ -108,7 +118,13 @@ class Dispatcher:
     def _start(self, worker: LocalWorker, job: Job, now: float) -> None:
         facts = worker.facts
         data = {"worker": worker.name, "model": facts["name"]}
-        attempt = self._book.start(job, data | {"device": facts["device"], "precision": facts["precision"]})
+        data |= {"device": facts["device"], "precision": facts["precision"]}
+        try:
+            attempt = self._book.start(job, data)
+        except (sqlite3.Error, OSError) as error:  # a full disk: nothing began, and it is tried again
+            self._quiet_until_s = now + AGAIN_S
+            _LOG.error("an attempt could not be written down", extra={"job": job.id}, exc_info=error)
+            return
         job.charged_s = self._pool.costs.seconds(job.model, job.audio_s, job.variations)
         self._scheduler.charge(job.session, job.charged_s)
         if not worker.aboard:
@@ -133,7 +149,11 @@ class Dispatcher:
         """
         for name, worker in self._pool.places.items():
             if worker is None and name not in closed:
-                fresh = self._spawn(name, model, self._devices[name])
+                try:
+                    fresh = self._spawn(name, model, self._devices[name])
+                except OSError as error:  # no descriptors, no processes, no log file: as if it had died
+                    self._pool.rest.died(model, time.monotonic(), f"no process could be started: {error}")
+                    return True
                 fresh.keep_alive_s = (
                     self._settings.worker.keep_alive_s if keep_alive_s is None else keep_alive_s
                 )

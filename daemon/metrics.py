@@ -13,6 +13,7 @@ _COUNTERS = {
     "chunks": "Audio chunks made durable.",
     "requeues": "Attempts that ended early, by reason.",
     "worker_exits": "Worker processes that ended, by whether they were asked to.",
+    "stalls": "Workers ended because they made no progress.",
     "pushes": "Events and ticks pushed to attached clients.",
     "clock_jumps": "Times that the machine slept, the clock was set or the daemon was stopped.",
     "peers_lost": "Replies and pushes whose client was gone or did not read.",
@@ -34,6 +35,10 @@ _HISTOGRAMS: dict[str, tuple[str, tuple[float, ...]]] = {
     "wait_seconds": ("From submit to the start of the attempt.", (0.05, 0.2, 1, 5, 20, 60, 300)),
     "load_seconds": ("Loading a model.", (0.5, 1, 2, 5, 10, 30, 120)),
     "turn_seconds": ("One turn of the front-end's loop.", (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 1)),
+    "cancel_seconds": (
+        "From a cancel to its worker's word that the slot is free.",
+        (0.005, 0.02, 0.05, 0.1, 0.5, 2, 10),
+    ),
     "job_seconds": ("From the start of the attempt to its end.", (0.5, 1, 2, 5, 10, 30, 120, 600)),
 }
 

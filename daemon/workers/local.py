@@ -45,7 +45,10 @@ class LocalWorker:
     aboard: dict[int, int] = field(default_factory=dict)
     dropping: dict[int, float] = field(default_factory=dict)  # job -> when it was told to drop it
     ending_since_s: float | None = None
-    terminated: bool = False
+    terminated_s: float | None = None  # when SIGTERM was sent
+    loaded_s: float = 0.0
+    peak_bytes: int = 0
+    slept: bool = False  # the machine slept since it last made a step
     closed: bool = False  # it has closed its end: about to be gone
     stalled: bool = False
     why: str = ""  # why it was ended, in words
@@ -76,7 +79,7 @@ class LocalWorker:
                 if len(self.pending) > _PIPE_PATIENCE_BYTES:
                     self.kill()
                 return
-            except OSError:  # it is gone: `poll` will say so
+            except (OSError, ValueError):  # it is gone: `poll` will say so
                 self.pending.clear()
                 return
             del self.pending[:written]
@@ -113,7 +116,7 @@ class LocalWorker:
     def terminate(self) -> None:
         if self.ending_since_s is None:
             self.ending_since_s = time.monotonic()
-        self.state, self.terminated = "ending", True
+        self.state, self.terminated_s = "ending", time.monotonic()
         with contextlib.suppress(OSError):
             self.process.terminate()
 

@@ -1,0 +1,154 @@
+"""What becomes of jobs whose worker ended, was refused or was ended: again or for good, in which words.
+
+Everything here must be written down, and a disk can be full: what could not be journaled stays as it was and
+is tried again in a later turn, so that no job is ever left without a worker and without a fate.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable
+
+from daemon import journal as rows
+from daemon.config import Settings
+from daemon.jobs import Job, JobBook
+from daemon.metrics import Metrics
+from daemon.quarantine import Quarantine
+from daemon.workers.local import LocalWorker
+from protocol.errors import SegueError
+
+NEIGHBOUR = "a neighbour was cancelled hard"
+_AGAIN_S = 1.0  # between two tries to write down what the disk did not take
+_SAY_EVERY_S = 10.0
+_LOG = logging.getLogger("segue.pool")
+
+
+def how(status: int | None) -> str:
+    """An exit status in words."""
+    return f"signal {-status}" if status is not None and status < 0 else f"exit status {status}"
+
+
+class Endings:
+    """Owned by the pool. `refusals`: why a model could not be loaded last time, by name."""
+
+    def __init__(self, book: JobBook, settings: Settings, metrics: Metrics, rest: Quarantine) -> None:
+        self._book, self._settings, self._metrics, self._rest = book, settings, metrics, rest
+        self.refusals: dict[str, SegueError] = {}
+        self._swept_s = self._said_s = -_SAY_EVERY_S
+
+    # ---- writing down ----
+
+    def durably(self, job: Job, action: Callable[[], object]) -> bool:
+        """Do what journals a change of this job, once more with the space kept for bad times; False: the disk
+        took neither, and the job is as it was.
+        """
+        before = (job.state, job.attempt)
+        for _ in range(2):
+            try:
+                action()
+                return True
+            except (sqlite3.Error, OSError) as error:
+                if (job.state, job.attempt) != before:  # it was journaled; a file behind it made trouble
+                    _LOG.warning("a job's files could not be put away", extra={"job": job.id}, exc_info=error)
+                    return True
+                self._book.free_reserve()
+                self._say(job, error)
+        return False
+
+    def _say(self, job: Job, error: Exception) -> None:
+        now = time.monotonic()
+        if now - self._said_s > _SAY_EVERY_S:
+            self._said_s = now
+            _LOG.error("a job's news could not be written", extra={"job": job.id}, exc_info=error)
+
+    def fail(self, job: Job, error: SegueError) -> bool:
+        return self.durably(job, lambda: self._book.fail(job, SegueError.from_map(error.to_map())))
+
+    def requeue(self, job: Job, why: str, *, forgiven: bool) -> bool:
+        return self.durably(job, lambda: self._book.requeue(job, why, forgiven=forgiven))
+
+    def sweep(self, workers: list[LocalWorker], now_s: float) -> None:
+        """Jobs that run on no worker, because their end could not be written down when it came."""
+        if now_s - self._swept_s < _AGAIN_S:
+            return
+        self._swept_s = now_s
+        aboard = {(job, attempt) for worker in workers for job, attempt in worker.aboard.items()}
+        for job in self._book.running():
+            if (job.id, job.attempt) not in aboard:
+                self._give_back(job, "the end of its worker could not be written down", forgiven=False)
+
+    # ---- a model that cannot be had ----
+
+    def fail_waiting(self, model: str, error: SegueError) -> None:
+        """All queued jobs of a model fail with the same sentence."""
+        self.refusals[model] = error
+        for job in self._book.queued():
+            if job.model == model:
+                self.fail(job, error)
+
+    # ---- a worker that ended ----
+
+    def buried(self, worker: LocalWorker, status: int | None, now_s: float) -> None:
+        """Its process is gone, asked or not; see to what it had aboard."""
+        asked = worker.ending_since_s is not None and not worker.stalled
+        self._metrics.count("worker_exits", reason="asked" if asked else "died")
+        _LOG.log(
+            logging.INFO if asked else logging.WARNING,
+            "worker ended",
+            extra={
+                "worker": worker.name, "model": worker.model, "status": status, "asked": asked,
+                "why": worker.why,
+            },
+        )  # fmt: skip
+        if not asked and not worker.slept:
+            self._rest.died(worker.model, now_s, self._cause(worker, status))
+        alone = len(worker.aboard) == 1
+        for job_id, attempt in list(worker.aboard.items()):
+            job = self._book.active.get(job_id)
+            if job is None or job.state != rows.RUNNING or job.attempt != attempt:
+                continue
+            self._metrics.count(
+                "requeues", reason="stalled" if worker.stalled else "asked" if asked else "died"
+            )
+            if asked:
+                self._give_back(job, worker.why or "its worker was stopped", forgiven=True)
+            elif worker.slept:
+                self._give_back(job, "the device was lost while the machine slept", forgiven=True)
+            else:
+                self._strike(job, worker, self._cause(worker, status), alone=alone)
+        many = self._rest.lately(worker.model, now_s) >= self._settings.worker.attempts
+        if not worker.loaded_s and not asked and many:
+            said = self._cause(worker, status)
+            message = f"The model {worker.model} could not be loaded: its process ended ({said})."
+            self.fail_waiting(
+                worker.model, SegueError("E_WORKER_DIED", message, retry="after", retry_ms=60_000)
+            )
+
+    def _cause(self, worker: LocalWorker, status: int | None) -> str:
+        if worker.broken:
+            return SegueError.from_map(worker.broken).message.rstrip(".")
+        return worker.why if worker.stalled else how(status)
+
+    def _strike(self, job: Job, worker: LocalWorker, cause: str, *, alone: bool) -> None:
+        """A job whose worker ended under it: again, or for good after the last attempt.
+
+        Memory that was not enough for the job alone will not be enough the next time either.
+        """
+        if worker.broken is not None:
+            why = f"its worker met a fault ({cause})"
+        else:
+            why = "its worker stalled" if worker.stalled else f"its worker died ({cause})"
+        broken = SegueError.from_map(worker.broken) if worker.broken else None
+        if broken is not None and broken.code == "E_MEMORY" and alone:
+            self.fail(job, broken)
+        elif job.strikes >= self._settings.worker.attempts:
+            code = "E_STALLED" if worker.stalled else "E_CRASH_LOOP"
+            message = f"This job was tried {job.strikes} times and is given up: {why}."
+            self.fail(job, SegueError(code, message, detail=f"attempts: {job.attempt}"))
+        else:
+            self._give_back(job, why, forgiven=False)
+
+    def _give_back(self, job: Job, why: str, *, forgiven: bool) -> None:
+        self.requeue(job, why, forgiven=forgiven)
