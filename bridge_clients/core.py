@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 import zlib
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
@@ -293,14 +294,32 @@ def unload_steps(model: str) -> Steps[UnloadReply]:
 
 
 def skew(hello: HelloReply) -> str | None:
-    """One sentence when the daemon that runs is not the code on the disk, else None."""
+    """One sentence when the daemon that runs is not the code on the disk, else None: which process is old,
+    since when it runs, and what restarts it.
+    """
     mine = build_id()
     if not hello.build or "+" not in hello.build or hello.build == mine:
         return None
     return (
-        f"The daemon that is running (process {hello.pid}) was started from another build of Segue "
-        f"({hello.build}, here is {mine}); `segue stop` ends it, and the next command starts the new one."
+        f"The daemon that is running ({which(hello)}) is of another build of Segue ({hello.build}, here is"
+        f" {mine}). It goes on working; {restart(hello)}."
     )
+
+
+def which(hello: HelloReply) -> str:
+    """A daemon as one finds it among the processes: its number, program, and since when it runs."""
+    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() - hello.uptime_ms / 1000))
+    program = f", {hello.executable}" if hello.executable else ""
+    return f"process {hello.pid}{program}, since {since}"
+
+
+def restart(hello: HelloReply) -> str:
+    """What to type so that the daemon starts anew, by whom it is watched."""
+    if hello.supervisor == "systemd":
+        return "`systemctl --user restart segue.service` starts the new one"
+    if hello.supervisor == "launchd":
+        return "`segue service install` starts the new one"
+    return "`segue stop` ends it politely, and the next command starts the new one"
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge_clients.connection import find, runtime_folders
-from bridge_clients.core import Numbering
+from bridge_clients.core import Numbering, which
 from bridge_clients.link import Link
 from protocol.build import build_id, code_root
 from protocol.errors import SegueError
@@ -55,7 +55,10 @@ def say_hello(link: Link, name: str, timeout_s: float) -> HelloReply | None:
 def other_major(hello: HelloReply) -> SegueError:
     """The error for a daemon that speaks another major: which process, and what to do about it."""
     error = version_error(hello.protocol[0])
-    error.message += f" It is process {hello.pid} ({hello.daemon}); `kill {hello.pid}` ends it."
+    command = (
+        "systemctl --user restart segue.service" if hello.supervisor == "systemd" else f"kill {hello.pid}"
+    )
+    error.message += f" It is {which(hello)} ({hello.daemon}); `{command}` ends it politely."
     error.args = (error.message,)
     return error
 
@@ -164,7 +167,7 @@ class Starter:
             environment["SEGUE_RUNTIME"] = str(folder)
         # -P: the folder the user happens to stand in must not be able to offer a package called "daemon"
         command = self._command or [sys.executable, "-P", "-m", "daemon", "serve"]
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
         log = os.open(folder / LOG_FILE, flags, 0o600)
         try:
             return subprocess.Popen(

@@ -11,6 +11,8 @@ from daemon.config import ConfigError, check_file, describe, resolve
 from daemon.security import UnsafePath
 from protocol.errors import SegueError
 
+ALREADY_RUNNING = 3
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m daemon", description=__doc__)
@@ -33,7 +35,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0 well, 1 it could not be done, 2 wrong configuration or arguments."""
+    """Exit status: 0 well, 1 it could not be done, 2 wrong configuration or arguments, 3 another daemon has
+    these folders. A service manager need not try again after 2 and 3.
+    """
     given = _parser().parse_args(arguments)
     try:
         if given.command == "config" and given.action == "check":
@@ -62,7 +66,10 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    except (lifecycle.AlreadyRunning, UnsafePath, SegueError, RuntimeError, OSError) as error:
+    except lifecycle.AlreadyRunning as error:
+        sys.stderr.write(f"{error}\n")
+        return ALREADY_RUNNING
+    except (UnsafePath, SegueError, RuntimeError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
 

@@ -21,8 +21,10 @@ class Notifier:
     def __init__(self, environment: MutableMapping[str, str] | None = None) -> None:
         found = os.environ if environment is None else environment
         address = found.pop("NOTIFY_SOCKET", "")
+        agent = found.get("XPC_SERVICE_NAME", "")  # launchd says "0" to what it did not start
         period_us, meant_for = found.pop("WATCHDOG_USEC", ""), found.pop("WATCHDOG_PID", "")
         self._address = _address(address)
+        self._agent = agent not in ("", "0") and not agent.startswith("application.")
         self._socket: socket.socket | None = None
         self._feed_every_s: float | None = None
         self._fed_s = float("-inf")
@@ -38,6 +40,13 @@ class Notifier:
     def listening(self) -> bool:
         """Whether there is anybody to tell."""
         return self._socket is not None
+
+    @property
+    def supervisor(self) -> str | None:
+        """Which service manager started this process, if one did."""
+        if self._address is not None:
+            return "systemd"
+        return "launchd" if self._agent else None
 
     @property
     def feed_every_s(self) -> float | None:

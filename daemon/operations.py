@@ -42,6 +42,7 @@ class Operations:
         *,
         boot: str,
         build: str,
+        supervisor: str | None,
         settings: Settings,
         journal: Journal,
         takes: TakeStore,
@@ -53,7 +54,7 @@ class Operations:
         stop: Callable[[str, bool], None],
         update_gauges: Callable[[], None],
     ) -> None:
-        self.boot, self._build = boot, build
+        self.boot, self._build, self._supervisor = boot, build, supervisor
         self._settings, self._journal, self._takes = settings, journal, takes
         self._book, self._pool, self._flow, self._inventory = book, pool, flow, inventory
         self._metrics, self._stop, self._update_gauges = metrics, stop, update_gauges
@@ -80,6 +81,7 @@ class Operations:
             pid=os.getpid(),
             executable=sys.executable,
             uptime_ms=round(1000 * (time.monotonic() - self._begun_s)),
+            supervisor=self._supervisor,
             ready=not self.draining,
             waiting_for="the daemon is stopping" if self.draining else None,
             device=", ".join(devices or self._settings.worker.devices),

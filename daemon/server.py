@@ -50,7 +50,7 @@ class Server:
         self, settings: Settings, runtime: Path, state: Path, boot: str, notifier: Notifier | None = None
     ) -> None:
         self.settings, self.runtime, self.state, self.boot = settings, runtime, state, boot
-        self.build = build_id()
+        self.build, self.notifier = build_id(), notifier or Notifier({})
         self.token = secrets.token_bytes(32)
         self.endpoint = f"ipc://{runtime / security.SOCKET_NAME}"
         self.metrics = Metrics()
@@ -86,14 +86,13 @@ class Server:
         self.flow = Flow(self.book, self.journal, self.takes, settings, self.metrics, self.outbox.send)
         self.inventory = inventory.Inventory(self._environment(), self._worker_log("inventory"))
         self.operations = Operations(
-            boot=boot, build=self.build, settings=settings, journal=self.journal, takes=self.takes,
+            boot=boot, build=self.build, supervisor=self.notifier.supervisor,
+            settings=settings, journal=self.journal, takes=self.takes,
             book=self.book, pool=self.pool, flow=self.flow, inventory=self.inventory, metrics=self.metrics,
             stop=self.stop,
             update_gauges=self._update_gauges,
         )  # fmt: skip
-        self.upkeep = Upkeep(
-            notifier or Notifier({}), self.pool, self.book, self.metrics, self._logs, settings.log
-        )
+        self.upkeep = Upkeep(self.notifier, self.pool, self.book, self.metrics, self._logs, settings.log)
         self.book.ended = self._job_ended
         self._held: list[Held] = []
         self._faults = 0.0

@@ -86,7 +86,9 @@ class Limits(Record):
 
 @record
 class HelloReply(Reply):
-    """Who answers. boot changes with every start of the daemon; waiting_for says why it is not ready yet."""
+    """Who answers. boot changes with every start of the daemon; waiting_for says why it is not ready yet;
+    supervisor names the service manager that starts it again ("systemd", "launchd"), if one does.
+    """
 
     op: ClassVar[str] = "hello"
     daemon: str = wire(_SHORT)
@@ -96,6 +98,7 @@ class HelloReply(Reply):
     pid: int = wire(_COUNT, default=0)
     executable: str = wire(text(4096), default="")
     uptime_ms: int = wire(_COUNT, default=0)
+    supervisor: str | None = wire(_SHORT, default=None)
     ready: bool = wire(boolean(), default=True)
     waiting_for: str | None = wire(_SHORT, default=None)
     device: str = wire(_SHORT, default="")

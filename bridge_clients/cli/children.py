@@ -13,7 +13,7 @@ from bridge_clients.cli.exits import CANCELLED, DEFECT
 from protocol.build import code_root
 
 
-def _command(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+def python_command(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """This Python with ``words``, and an environment in which it finds Segue's packages, and only those.
 
     -P: the folder in which the user happens to stand must not be able to offer a package called "daemon".
@@ -32,7 +32,7 @@ def run_python(words: Sequence[str]) -> int:
     Ctrl-C is the child's to answer (the terminal sends it to both), and it is waited for until it has;
     SIGTERM is passed on.
     """
-    command, environment = _command(words)
+    command, environment = python_command(words)
     try:
         child = subprocess.Popen(command, env=environment)
     except OSError as error:
@@ -54,7 +54,7 @@ def ask_python(words: Sequence[str], timeout_s: float) -> tuple[int, str]:
     """Run this Python with ``words`` and give (status, what it printed); a child that hangs ends with status
     124.
     """
-    command, environment = _command(words)
+    command, environment = python_command(words)
     try:
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False

@@ -193,6 +193,11 @@ def build() -> Parser:
         metavar="KEY=VALUE",
         help="one setting; may be given several times",
     )
+    unit = add(
+        "service", "install:run", "let the system start the daemon at login and after a crash", _json_flag()
+    )
+    unit.add_argument("action", choices=["install", "remove", "status"])
+    unit.add_argument("--print", action="store_true", help="show the unit's text and change nothing")
     stop = add("stop", "service:run_stop", "stop the daemon politely", _json_flag())
     stop.add_argument("--now", action="store_true", help="do not wait for the jobs that run")
     add("status", "service:run_status", "the daemon, its device and models", _json_flag())

@@ -13,6 +13,7 @@ from bridge_clients.cli.connect import connect
 from bridge_clients.cli.exits import DEFECT, DONE, UNREACHABLE
 from bridge_clients.cli.progress import speed_words, state_words
 from bridge_clients.cli.showing import json_line, say, table, when
+from bridge_clients.cli.units import ALREADY_RUNNING
 from protocol.errors import SegueError
 from protocol.requests import FINAL_STATES
 
@@ -27,7 +28,7 @@ def run_serve(args: Any) -> int:
     if args.foreground or settings:
         how = "--foreground" if args.foreground else "--background"
         status = run_python(["-m", "daemon", "serve", how, *settings])
-        return UNREACHABLE if status == DEFECT else status  # it has said why it does not run
+        return UNREACHABLE if status in (DEFECT, ALREADY_RUNNING) else status  # it has said why
     with connect() as client:
         hello = client.hello
     say(f"The daemon runs (process {hello.pid}, {hello.device or 'no device yet'}). segue stop ends it.")
