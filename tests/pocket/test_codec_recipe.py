@@ -152,6 +152,12 @@ def test_shares_decide_what_is_heard() -> None:
     assert sum(Plan().source_shares()) == pytest.approx(1.0)
 
 
+def test_the_mel_distances_weight_is_a_line() -> None:
+    plan = Plan(spectral_weights=(0.4, 1.0))
+    assert [plan.spectral_weight(at) for at in (0.0, 0.5, 1.0)] == pytest.approx([0.4, 0.7, 1.0])
+    assert Plan().spectral_weight(0.3) == 1.0
+
+
 def test_crops_follow_the_shares(tmp_path: Path) -> None:
     loud = np.zeros((3, 40_000), dtype=np.int16)
     loud[1] = 8000

@@ -21,6 +21,7 @@ from genmodel.pocket.recipe.compose import HELD_OUT_FROM
 from genmodel.pocket.recipe.evaluate import evaluate
 from genmodel.pocket.recipe.export import export_codec, export_lm, write_manifest
 from genmodel.pocket.recipe.render import FontPlayer, render_many
+from genmodel.pocket.recipe.report import write_markdown
 from genmodel.pocket.recipe.tokenise import tokenise_all
 from genmodel.request import Sampling
 
@@ -75,10 +76,21 @@ def rehearse(
     mark("export", bytes=write_manifest(folder)["bytes"])
     length = 1.0 if small else 4.0
     judged = evaluate(
-        out / "songs", folder, 2 if small else 4, Sampling(top_k=100), 4, 2.0, length, seconds=seconds
+        out / "songs",
+        folder,
+        2 if small else 4,
+        Sampling(top_k=100),
+        4,
+        2.0,
+        length,
+        seconds=seconds,
+        long_takes=1 if small else 2,
+        long_s=6.0 if small else 20.0,
+        teach=songs,
     )
+    write_markdown(judged, folder / "EVALUATION.md")
     (folder / "evaluation.json").write_text(json.dumps(judged, indent=2) + "\n", encoding="utf-8")
-    mark("evaluate", tempo_kept=judged["tempo_kept"], xrt=judged["xrt"])
+    mark("evaluate", tempo_kept=judged["tempo_kept"], xrt=judged["xrt_two_cores"])
     return facts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import time
@@ -81,3 +82,14 @@ def load_state(path: Path) -> dict[str, Any]:
 
 def mean_of(values: list[float] | Tensor) -> float:
     return float(torch.as_tensor(values, dtype=torch.float64).mean()) if len(values) else float("nan")
+
+
+def numbers(facts: Any) -> Any:
+    """The same with numpy's numbers as plain ones and NaN as None, so that it can be written as JSON."""
+    if isinstance(facts, dict):
+        return {name: numbers(value) for name, value in facts.items()}
+    if isinstance(facts, list | tuple):
+        return [numbers(value) for value in facts]
+    if hasattr(facts, "item"):
+        facts = facts.item()
+    return None if isinstance(facts, float) and math.isnan(facts) else facts

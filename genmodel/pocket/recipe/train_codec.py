@@ -9,7 +9,9 @@ frozen: tokens stay valid.
 
 Mel distances alone leave the phase of everything above some 500 Hz to chance: after 3,400 steps chords and
 melodies stood at an SI-SDR of −4 dB, and hardly better (−3 dB) without quantisation, so it was not the bits
-that were missing. --coherence adds the waveforms' correlation to the loss.
+that were missing. --coherence adds the waveforms' correlation to the loss, and --spectral 0.3 1 lets the mel
+distances wait: with 0.3, --wave 1 and --coherence 1, three hundred steps from there brought chords and
+melodies to −0.4 dB.
 """
 
 from __future__ import annotations
@@ -56,6 +58,7 @@ class Plan:
     seed: int = 0
     wave_weight: float = 0.5
     coherence_weight: float = 0.0
+    spectral_weights: tuple[float, float] = (1.0, 1.0)
     shares: tuple[float, ...] = ()
     start: str = ""
 
@@ -63,6 +66,12 @@ class Plan:
         """How often drums, bass, other and mix are heard: as given, or what suits the kind of run."""
         shares = self.shares or (DECODER_SHARES if self.decoder_only else SHARES)
         return tuple(share / sum(shares) for share in shares)
+
+    def spectral_weight(self, progress: float) -> float:
+        """The mel distances' weight at a point of the run, 0 to 1: a line from the first value to the
+        second."""
+        first, last = self.spectral_weights
+        return first + (last - first) * progress
 
 
 def song_files(folder: Path, held_out: bool) -> list[Path]:
@@ -203,7 +212,8 @@ class CodecRun:
         wave = ((made - audio).abs().mean(1) / (audio.abs().mean(1) + 3e-3)).mean()
         apart = incoherence(made, audio)[audio.square().mean(1) > 1e-6]
         incoherent = apart.mean() if len(apart) else made.new_zeros(())
-        total = spectral + plan.wave_weight * wave + 0.25 * commitment + plan.coherence_weight * incoherent
+        total = plan.spectral_weight(self.progress()) * spectral + plan.wave_weight * wave
+        total = total + 0.25 * commitment + plan.coherence_weight * incoherent
         self.optimiser.zero_grad()
         total.backward()
         torch.nn.utils.clip_grad_norm_(codec.parameters(), 3.0)
@@ -262,6 +272,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--decoder-only", action="store_true")
     parser.add_argument("--start", default="", help="checkpoint whose weights a new run begins with")
     parser.add_argument("--coherence", type=float, default=0.0, help="weight of the waveforms' correlation")
+    parser.add_argument(
+        "--spectral", type=float, nargs=2, default=(1.0, 1.0), metavar=("FIRST", "LAST"),
+        help="weight of the mel distances at the beginning and at the end of the run",
+    )  # fmt: skip
     parser.add_argument("--wave", type=float, default=0.5, help="weight of the waveforms' distance")
     parser.add_argument(
         "--shares",
@@ -288,6 +302,7 @@ def main(argv: list[str] | None = None) -> int:
         seed=options.seed,
         wave_weight=options.wave,
         coherence_weight=options.coherence,
+        spectral_weights=tuple(options.spectral),
         shares=tuple(options.shares),
         start=options.start,
     )
