@@ -121,8 +121,8 @@ def write_markdown(facts: Mapping[str, Any], path: Path) -> None:
         f"{facts['prompts']} prompts of {facts['prompt_s']:g} s from held-out songs of the recipe, a seam on "
         f"a bar line, {facts['new_s']:g} s continued with the tempo map and without text, unless the row "
         f"says otherwise. {sum(judged)} of {len(judged)} bars (a) are met. Every estimator misses on true "
-        "music too: a figure means something beside the others of its row. *Through the codec* is the truth coded "
-        "and decoded, *mismatched* another song's truth in its place (for the genre: chance).",
+        "music too: a figure means something beside the others of its row. *Through the codec* is the "
+        "truth coded and decoded, *mismatched* another song's truth in its place (for the genre: chance).",
         table(facts),
     ]
     foreign = facts.get("foreign")
