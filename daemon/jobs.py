@@ -155,6 +155,11 @@ class JobBook:
 
     def retake(self, retake: Retake, *, refuse: Callable[[Submit], None]) -> tuple[JobRow, bool]:
         """The same request with another seed, its audio linked from the first job."""
+        asked = int(retake.job) if retake.job.isdigit() else retake.job
+        digest = rows.pack([asked, retake.seed, retake.variations])
+        known = self._known(retake.key, digest)  # first: the job may have been forgotten since
+        if known is not None:
+            return known, True
         source = self.row(retake.job)
         request = {name: value for name, value in source.spec["request"].items() if name != "seed"}
         request["key"] = retake.key
@@ -163,10 +168,6 @@ class JobBook:
         if retake.variations is not None:
             request["variations"] = retake.variations
         submit = Submit.from_map(request)
-        digest = rows.pack([source.id, retake.seed, retake.variations])
-        known = self._known(retake.key, digest)
-        if known is not None:
-            return known, True
         refuse(submit)
         names = ("audio", "prompt_frames", "rate", "channels", "frames")
 

@@ -1,0 +1,275 @@
+"""SIGKILL of daemon, worker and host: at random moments, and before and after every call that matters.
+
+Hosts are processes of their own with three jobs each in flight; whatever dies comes back at once and goes on.
+At the end every host finishes what it began, and the whole history is judged (`checker`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from tests.chaos import checker, shim
+from tests.chaos.host import POINTS, Host
+from tests.chaos.line import Line
+from tests.chaos.report import Report, Scale
+from tests.daemon.house import House
+
+LANES = 2
+HOSTS = 3
+NEVER = ("worker.attempts=100", "worker.deaths=1000", "queue.max_jobs=1000", "queue.max_per_session=1000")
+FIRE_WITHIN_S = 0.7
+SETTLE_S = 90.0
+
+
+class Lane:
+    """One daemon, its hosts, and who is killed next."""
+
+    def __init__(self, folder: Path, library: Path | None, number: int, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.seed, self.folder = seed, folder
+        self.model = ("stems", "coded")[number % 2]
+        self.house = House("takes.chunk_s=0.2", "life.drain_s=2", *NEVER, model=self.model)
+        self.shim = None
+        if library is not None:
+            self.shim = shim.Shim(library, self.house.folder / "control", self.house.state)
+            self.house.hook |= self.shim.environment
+        self.hosts: dict[str, int] = {}
+        self.seen: Counter[tuple[str, str]] = Counter()  # (point, before or after) -> how often tried
+        self.hit: set[tuple[str, str]] = set()
+        self.report = Report("kills", seed)
+        self.slowest_start_s = 0.0
+
+    # ---- processes ----
+
+    def start_daemon(self) -> None:
+        begun = time.monotonic()
+        self.house.start()
+        self.slowest_start_s = max(self.slowest_start_s, time.monotonic() - begun)
+
+    def start_host(self, name: str, die_at: tuple[str, int] | None = None) -> None:
+        pid = os.fork()
+        if pid:
+            self.hosts[name] = pid
+            return
+        status = 1
+        try:
+            push = name.endswith("push")
+            host = Host(self.folder, self.house.runtime, name, self.seed, model=self.model, push=push)
+            if die_at is not None:
+                host.die_at(*die_at)
+            host.run()
+            status = 0
+        except BaseException:
+            import traceback
+
+            (self.folder / f"{name}.fault").write_text(traceback.format_exc())
+        finally:
+            os._exit(status)
+
+    def _ended_host(self, name: str, wait_s: float) -> bool:
+        by = time.monotonic() + wait_s
+        while time.monotonic() < by:
+            pid, status = os.waitpid(self.hosts[name], os.WNOHANG)
+            if pid:
+                killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+                fault = self.folder / f"{name}.fault"
+                self.report.expect(
+                    killed or status == 0,
+                    f"{name} fell over: {fault.read_text() if fault.exists() else status}",
+                )
+                return True
+            time.sleep(0.005)
+        return False
+
+    # ---- killing ----
+
+    def kill_one(self) -> None:
+        target = self.rng.choices(("daemon", "worker", "host"), (5, 3, 2))[0]
+        if target == "host":
+            self._kill_host()
+        elif self.shim is not None and self.rng.random() < 0.7:
+            self._kill_at_point(target)
+        else:
+            time.sleep(self.rng.uniform(0.02, 0.5))
+            self._kill_now(target)
+        self.report.count("kills")
+
+    def _kill_host(self) -> None:
+        name = self.rng.choice(list(self.hosts))
+        if self.rng.random() < 0.5:
+            os.kill(self.hosts[name], signal.SIGKILL)
+            self._ended_host(name, 5)
+            self.start_host(name, (self.rng.choice(POINTS), self.rng.randint(1, 3)))
+            self.report.count("hosts killed at random")
+        elif self._ended_host(name, 0.5):
+            self.report.count("hosts killed at a point")
+            self.start_host(name, (self.rng.choice(POINTS), self.rng.randint(1, 3)))
+        else:
+            os.kill(self.hosts[name], signal.SIGKILL)
+            self._ended_host(name, 5)
+            self.report.count("hosts killed at random")
+            self.start_host(name, (self.rng.choice(POINTS), 1))
+
+    def _kill_now(self, target: str) -> None:
+        if target == "worker":
+            pids = self.house.worker_pids()
+            for pid in pids[:1]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.report.count("workers killed at random" if pids else "no worker to kill")
+        else:
+            self.house.kill()
+            self.report.count("daemons killed at random")
+            self.start_daemon()
+
+    def _kill_at_point(self, target: str) -> None:
+        """Arm the least visited point that the log has shown; if nothing comes by, kill anyway."""
+        assert self.shim is not None
+        for call in self.shim.log():
+            if call.role == target:
+                for when in ("before", "after"):
+                    self.seen.setdefault((call.point, when), 0)
+        points = [found for found in self.seen if found[0].startswith(target)]
+        if not points:
+            self._kill_now(target)
+            return
+        least = min(self.seen[found] for found in points)
+        point, when = self.rng.choice([found for found in points if self.seen[found] == least])
+        _, call_name, name = point.split(" ", 2)
+        pattern = name.replace("N", "*").replace("S", "*").replace(".part", ".*.part")
+        self.shim.arm(
+            target,
+            self.rng.randint(1, 3),
+            shim.KILL,
+            after=when == "after",
+            calls=(call_name,),
+            pattern=pattern,
+        )
+        by = time.monotonic() + FIRE_WITHIN_S
+        while not self.shim.fired(target) and time.monotonic() < by:
+            time.sleep(0.003)
+        self.seen[point, when] += 1
+        if not self.shim.fired(target) and target == "daemon":  # one of those on the way up?
+            self.house.kill()
+            with contextlib.suppress(AssertionError):
+                self.start_daemon()
+        if not self.shim.fired(target):
+            self.shim.disarm()
+            self.report.count(f"{target} points that did not come by")
+            if target == "worker":
+                self._kill_now(target)
+            return
+        self.shim.disarm()
+        self.hit.add((point, when))
+        self.report.count(f"{target}s killed at a point")
+        if target == "daemon":
+            self.house.kill()
+            self.start_daemon()
+
+    # ---- the whole ----
+
+    def run(self, kills: int) -> Report:
+        try:
+            self.start_daemon()
+            for number in range(HOSTS):
+                self.start_host(f"host{number}-{'push' if number == 1 else 'poll'}")
+            time.sleep(0.5)
+            for _ in range(kills):
+                self.kill_one()
+            self._settle()
+            self._judge()
+        finally:
+            for pid in self.hosts.values():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.house.close()
+        return self.report
+
+    def _settle(self) -> None:
+        """Nobody is killed any more: everything that was begun comes to its end."""
+        if self.shim is not None:
+            self.shim.disarm()
+        (self.folder / "stop").touch()
+        by = time.monotonic() + SETTLE_S
+        waiting = set(self.hosts)
+        while waiting and time.monotonic() < by:
+            for name in list(waiting):
+                pid, status = os.waitpid(self.hosts[name], os.WNOHANG)
+                if not pid:
+                    continue
+                if os.WIFSIGNALED(status):  # at a point that was still set
+                    self.start_host(name)
+                    continue
+                waiting.discard(name)
+                fault = self.folder / f"{name}.fault"
+                said = fault.read_text() if fault.exists() else ""
+                self.report.expect(status == 0, f"{name} fell over: {said or status}")
+            time.sleep(0.02)
+        for name in waiting:
+            self.report.broken.append(f"{name} still waits for jobs after {SETTLE_S:g} s")
+            os.kill(self.hosts[name], signal.SIGKILL)
+            os.waitpid(self.hosts[name], 0)
+        self.hosts = {}
+
+    def _judge(self) -> None:
+        report = self.report
+        jobs = checker.read_histories(sorted(self.folder.glob("*.jsonl")), report)
+        line = Line(self.house.runtime)
+        try:
+            checker.judge_daemon(jobs, line, report)
+            checker.judge_list(jobs, line, report)
+        finally:
+            line.close()
+        report.expect(self.house.stop() == 0, "the daemon did not stop politely")
+        checker.judge_disk(jobs, self.house.state, report)
+        self.house.start()  # once more: what was reconciled stays as it is
+        line = Line(self.house.runtime)
+        try:
+            checker.judge_list(jobs, line, report)
+        finally:
+            line.close()
+        report.figures["jobs"] = len(jobs)
+        report.figures["points seen"] = len(self.seen)
+        report.figures["points killed at"] = len(self.hit)
+        report.figures["slowest start s"] = round(self.slowest_start_s, 2)
+
+
+def run_lane(folder: Path, library: Path | None, number: int, seed: int, kills: int) -> Report:
+    folder.mkdir(parents=True, exist_ok=True)
+    return Lane(folder, library, number, seed).run(kills)
+
+
+def run(scale: Scale, seed: int, folder: Path) -> Report:
+    """100 kills in CI, 1,000 in a full run, over two daemons side by side."""
+    report = Report("kills", seed)
+    library = None
+    try:
+        library = shim.build(folder)
+    except shim.NoShim as error:
+        report.skipped.append(f"kills at named points: {error}")
+    kills = scale.pick(100, 1000)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(LANES, mp_context=context) as pool:
+        lanes = [
+            pool.submit(
+                run_lane, folder / f"lane{n}", library, n, seed + n, kills // LANES + (n < kills % LANES)
+            )
+            for n in range(LANES)
+        ]
+        for lane in lanes:
+            found = lane.result()
+            report.broken += found.broken
+            for name, value in found.figures.items():
+                if name == "slowest start s":
+                    report.figures[name] = max(value, report.figures.get(name, 0))
+                else:
+                    report.count(name, value)
+    return report
