@@ -24,7 +24,14 @@ from tests.daemon.house import House
 
 LANES = 2
 HOSTS = 3
-NEVER = ("worker.attempts=100", "worker.deaths=1000", "queue.max_jobs=1000", "queue.max_per_session=1000")
+NEVER = (
+    "worker.attempts=100",
+    "worker.deaths=1000",
+    "worker.backoff_s=0.05",
+    "worker.backoff_most_s=0.05",
+    "queue.max_jobs=1000",
+    "queue.max_per_session=1000",
+)
 FIRE_WITHIN_S = 0.7
 SETTLE_S = 90.0
 
