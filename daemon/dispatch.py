@@ -6,6 +6,7 @@ past it for ever.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sqlite3
 import time
@@ -117,6 +118,7 @@ class Dispatcher:
 
     def _start(self, worker: LocalWorker, job: Job, now: float) -> None:
         facts = worker.facts
+        before = [dataclasses.asdict(found) for found in self._book.to_go_on_from(job)]
         data = {"worker": worker.name, "model": facts["name"]}
         data |= {"device": facts["device"], "precision": facts["precision"]}
         try:
@@ -136,7 +138,7 @@ class Dispatcher:
         worker.send(
             {
                 "op": "start", "job": job.id, "attempt": attempt, "spec": job.spec,
-                "chunk_s": self._settings.takes.chunk_s, **folders,
+                "chunk_s": self._settings.takes.chunk_s, "resume": before, **folders,
             }
         )  # fmt: skip
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from daemon import admission
+from daemon import admission, tokens
 from daemon import journal as rows
 from daemon.config import Settings
 from daemon.journal import EventRow, JobRow, Journal, NewEvent
@@ -51,6 +51,10 @@ class Progress:
             return None
         pace = (now_s - self.first_step[0]) / (self.step - self.first_step[1])
         return pace * (self.steps - self.step)
+
+    def kept(self, state: str) -> Progress:
+        """A new beginning that counts on from what there is."""
+        return Progress(state, self.step, self.steps, self.samples, stamp_s=time.monotonic())
 
 
 @dataclasses.dataclass
@@ -126,6 +130,7 @@ class JobBook:
         )  # fmt: skip
         job.progress.stamp_s = now_s
         job.void_attempts = self._journal.void_attempts(row)
+        job.progress.step, job.progress.steps, job.progress.samples = self._journal.reached(row)
         self.active[row.id] = job
         return job
 
@@ -242,17 +247,21 @@ class JobBook:
         job.attempt, row = self._journal.start(job.id, data)
         job.strikes += 1
         job.state, job.last_seq = rows.RUNNING, row.seq
-        now = time.monotonic()
-        job.progress = Progress("prefill", begun_s=now, stamp_s=now)
+        job.progress = job.progress.kept("prefill")
+        job.progress.begun_s = job.progress.stamp_s
         self.listener(job.id)
         return job.attempt
 
-    def audio(self, job: Job, attempt: int, chunks: Sequence[dict[str, Any]]) -> None:
-        """Chunks that the worker has put on the disk become events, all in one transaction."""
+    def audio(
+        self, job: Job, attempt: int, chunks: Sequence[dict[str, Any]], reached: Sequence[int] = (0, 0, 0)
+    ) -> None:
+        """Chunks that the worker has put on the disk become events, all in one transaction. `reached`: step,
+        steps and samples then, so that a bar does not go back when the daemon is started again.
+        """
         events = [
             NewEvent(
                 "audio",
-                {"attempt": attempt, **{name: chunk[name] for name in _AUDIO_FIELDS}},
+                {"attempt": attempt, **{name: chunk[name] for name in _AUDIO_FIELDS}, "reached": [*reached]},
                 place=chunk["place"],
                 bytes=chunk["bytes"],
             )
@@ -261,18 +270,28 @@ class JobBook:
         job.last_seq = self._journal.append(job.id, events)[-1].seq
         self.listener(job.id)
 
-    def requeue(self, job: Job, why: str, *, forgiven: bool, discard: bool = True) -> None:
-        """Back into the queue. With `discard` all audio so far is void (nothing is ever spliced in silence);
-        without it the audio stays, with whatever else its attempts left in the spool, and the next attempt
-        goes on exactly where this one stopped.
+    def to_go_on_from(self, job: Job) -> list[rows.Announced]:
+        """The attempts whose audio counts, for the next one to continue; none before the first audio."""
+        return self._journal.announced(job.id)
+
+    def _can_go_on(self, job: Job) -> bool:
+        folder = self._takes.spool_folder(job.id)
+        attempts = self.to_go_on_from(job)
+        return all(tokens.can_be_continued(folder / f"{found.attempt}.pcm") for found in attempts)
+
+    def requeue(self, job: Job, why: str, *, forgiven: bool, discard: bool = False) -> None:
+        """Back into the queue. With `discard`, and where an attempt left no tokens to go on from, all audio
+        so far is void (nothing is ever spliced in silence). Else the audio stays, with whatever else its
+        attempts left in the spool, and the next attempt goes on exactly where this one stopped.
         """
+        discard = discard or not self._can_go_on(job)
         data: dict[str, Any] = {"why": why}
         if discard:
             data["discard_from"] = -job.handle_frames
         row = self._journal.requeue(job.id, data, forgiven=forgiven, discard=discard)
         job.state, job.last_seq = rows.QUEUED, row.seq
         job.strikes -= int(forgiven and job.strikes > 0)
-        job.progress = Progress(stamp_s=time.monotonic())
+        job.progress = Progress(stamp_s=time.monotonic()) if discard else job.progress.kept("queued")
         if discard:
             job.void_attempts = job.attempt
             self._takes.drop_attempts(job.id, until=job.attempt)

@@ -7,6 +7,7 @@ method that changes something is one transaction. Maps (the request, event data)
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -85,6 +86,15 @@ class EventRow:
     data: dict[str, Any]
     place: int | None = None
     bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Announced:
+    """An attempt's audio that counts: so many chunks, the last of which ends at byte `end` of its spool."""
+
+    attempt: int
+    chunks: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -341,6 +351,34 @@ class Journal:
             (job, after, limit),
         ).fetchall()
         return [EventRow(r[0], r[1], r[2], r[3], unpack(r[4]), r[5], r[6]) for r in rows]
+
+    def announced(self, job: int) -> list[Announced]:
+        """What each attempt has announced that is not void, oldest first; attempts without audio are left
+        out.
+        """
+        (void,) = self._db.execute("SELECT void_seq FROM job WHERE id=?", (job,)).fetchone()
+        starts = self._db.execute(
+            "SELECT seq, data FROM event WHERE job=? AND seq>? AND type='started' ORDER BY seq", (job, void)
+        ).fetchall()
+        found = []
+        for (first, data), (last, _) in itertools.pairwise([*starts, (2**62, b"")]):
+            chunks, end = self._db.execute(
+                "SELECT count(*), max(place+bytes) FROM event"
+                " WHERE job=? AND seq>? AND seq<? AND type='audio'",
+                (job, first, last),
+            ).fetchone()
+            if chunks:
+                found.append(Announced(unpack(data)["attempt"], chunks, end))
+        return found
+
+    def reached(self, row: JobRow) -> tuple[int, int, int]:
+        """Step, steps and samples that a job had made at its last audio that counts."""
+        found = self._db.execute(
+            "SELECT data FROM event WHERE job=? AND seq>? AND type='audio' ORDER BY seq DESC LIMIT 1",
+            (row.id, row.void_seq),
+        ).fetchone()
+        step, steps, samples = (unpack(found[0]).get("reached") if found else None) or (0, 0, 0)
+        return step, steps, samples
 
     def last_event(self, job: int) -> EventRow | None:
         """The newest event; of a finished job, the one that says how it ended."""

@@ -165,7 +165,7 @@ class Pool:
             self._progress(worker, message, now)
         elif op == "audio" and current is not None:
             worker.progressed_s = now
-            self._book.audio(current, attempt, message["chunks"])  # type: ignore[arg-type]
+            self._book.audio(current, attempt, message["chunks"], message.get("reached", (0, 0, 0)))  # type: ignore[arg-type]
             self._metrics.count("chunks", len(message["chunks"]))
         elif op == "done":
             self._leave(worker, message, now)
@@ -180,6 +180,13 @@ class Pool:
             if current is not None:
                 self._charge_exactly(current)
                 self._endings.fail(current, SegueError.from_map(message["error"]))
+        elif op == "resume_refused":
+            self._leave(worker, message, now)
+            if current is not None:
+                why = str(message["why"])
+                self._endings.durably(
+                    current, lambda: self._book.requeue(current, why, forgiven=True, discard=True)
+                )
         elif op == "dropped":
             told_s = worker.dropping.get(message["job"])
             if told_s is not None:

@@ -27,7 +27,7 @@ from daemon import disk
 from protocol.errors import SegueError
 
 _CHUNK = struct.Struct("<4sIHBBIqIIII")  # see Chunk.header
-_MAGIC = b"SGCK"
+CHUNK_MAGIC = b"SGCK"
 _WAV = struct.Struct("<4sI4s4sIHHIIHHH4sII4sI")
 WAV_HEADER_BYTES = _WAV.size
 SAMPLE_BYTES = 4
@@ -65,7 +65,7 @@ class Chunk:
             self.frames,
             crc,
         )
-        body = _CHUNK.pack(_MAGIC, *fields, self.data_bytes, 0)
+        body = _CHUNK.pack(CHUNK_MAGIC, *fields, self.data_bytes, 0)
         return body[:-4] + struct.pack("<I", zlib.crc32(body[:-4]))
 
 
@@ -105,32 +105,45 @@ class SpoolWriter:
         self._end += placed.total_bytes
         return placed
 
+    def append_note(self, note: bytes) -> None:
+        """Write a record that is no audio (see `tokens`)."""
+        disk.write_at(self._file, note, self._end)
+        self._end += len(note)
+
     def sync(self) -> None:
         disk.sync(self._file)
 
     def read(self, placed: Placed) -> bytes:
         """The samples of a chunk written before, checked."""
-        return _read_chunk(self._file, placed.place, placed.total_bytes)[1]
+        return read_placed(self._file, placed.place, placed.total_bytes)
 
     def close(self) -> None:
         os.close(self._file)
 
 
-def _read_chunk(descriptor: int, place: int, total_bytes: int) -> tuple[Chunk, bytes]:
-    """One chunk with both checksums tested; raises E_TAKE_DAMAGED."""
+def parse_header(raw: bytes) -> tuple[Chunk, int] | None:
+    """A chunk's header and the CRC of its samples; None when it is not a sound one."""
+    if len(raw) < CHUNK_HEADER_BYTES:
+        return None
+    magic, attempt, variation, stem, channels, rate, position, frames, crc, size, own = _CHUNK.unpack_from(
+        raw
+    )
+    chunk = Chunk(attempt, variation, stem, position, frames, rate, channels)
+    sound = zlib.crc32(raw[: CHUNK_HEADER_BYTES - 4]) == own and size == chunk.data_bytes
+    return (chunk, crc) if magic == CHUNK_MAGIC and sound else None
+
+
+def read_placed(descriptor: int, place: int, total_bytes: int) -> bytes:
+    """The samples of one chunk, both checksums tested; raises E_TAKE_DAMAGED."""
     raw = disk.read_at(descriptor, total_bytes, place)
     damaged = SegueError("E_TAKE_DAMAGED", "A piece of this take was damaged on the disk; generate it again.")
     if len(raw) != total_bytes or total_bytes < CHUNK_HEADER_BYTES:
         raise damaged
-    magic, attempt, variation, stem, channels, rate, position, frames, crc, size, head = _CHUNK.unpack_from(
-        raw
-    )
+    header = parse_header(raw)
     data = raw[CHUNK_HEADER_BYTES:]
-    if magic != _MAGIC or zlib.crc32(raw[: CHUNK_HEADER_BYTES - 4]) != head:
+    if header is None or header[0].data_bytes != len(data) or zlib.crc32(data) != header[1]:
         raise damaged
-    if size != len(data) or zlib.crc32(data) != crc:
-        raise damaged
-    return Chunk(attempt, variation, stem, position, frames, rate, channels), data
+    return data
 
 
 def write_wav(
@@ -318,7 +331,7 @@ class TakeStore:
                 path = self.spool_folder(job) / f"{event['attempt']}.pcm"
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 try:
-                    data = _read_chunk(descriptor, place, total_bytes)[1]
+                    data = read_placed(descriptor, place, total_bytes)
                 finally:
                     os.close(descriptor)
         except FileNotFoundError:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from daemon.tokens import TokenFrames
 from daemon.workers.interface import Failure, ModelFacts, Order, Piece, PlayerError, Progress, Samples
 from genmodel.base import BaseGenModel
 from genmodel.engine.engine import Engine, GenerationJob
@@ -85,7 +86,13 @@ class GenModelPlayer:
             more={"parameters": about["parameters"], "defaults": _choices(model.default_sampling)},
         )
 
-    def add(self, order: Order) -> GenerationJob:
+    def identity(self, order: Order) -> dict[str, Any] | None:
+        return None
+
+    def made(self, ticket: Hashable) -> Sequence[TokenFrames]:
+        return ()
+
+    def add(self, order: Order, made: Sequence[TokenFrames] = ()) -> GenerationJob:
         """Raises `PlayerError` for what this model cannot do."""
         try:
             return self._engine.add(self._request(order))

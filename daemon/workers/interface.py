@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from daemon.tokens import TokenFrames
+from daemon.workers.past import ResumeRefused
 from protocol.harmony import Chord
 from protocol.tempo import TempoMap
 
@@ -90,7 +92,7 @@ class Failure:
     """An order that ended in the middle; it is no longer aboard."""
 
     ticket: Hashable
-    error: PlayerError
+    error: PlayerError | ResumeRefused
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,23 @@ class Player(Protocol):
 
     facts: ModelFacts
 
-    def add(self, order: Order) -> Hashable:
-        """Take an order aboard; raises `PlayerError`. The ticket names it from now on."""
+    def identity(self, order: Order) -> dict[str, Any] | None:
+        """What the bits of an order's audio depend on besides the order, as a plain map: where it is the same
+        an order can be continued from its tokens. None: this order cannot.
+        """
+
+    def add(self, order: Order, made: Sequence[TokenFrames] = ()) -> Hashable:
+        """Take an order aboard; raises `PlayerError`. The ticket names it from now on.
+
+        `made`: tokens of the same order that an earlier attempt reported. All pieces come again from the
+        first on, those of these tokens as they were. Raises `ResumeRefused` (here, or as a `Failure` of a
+        step) when that cannot be.
+        """
+
+    def made(self, ticket: Hashable) -> Sequence[TokenFrames]:
+        """Token frames that were made since the last call, those it began from included; they cover every
+        piece given so far.
+        """
 
     def step(self) -> Sequence[Piece | Failure]:
         """One step for everything aboard; the audio that became final, and what failed."""

@@ -26,6 +26,7 @@ from typing import Any
 from daemon import vram
 from daemon.workers.interface import Failure, Player, PlayerError
 from daemon.workers.link import Decoder, encode
+from daemon.workers.past import ResumeRefused
 from daemon.workers.rendering import Rendering
 from protocol.errors import SegueError
 
@@ -104,9 +105,9 @@ class Worker:
     def _start(self, message: dict[str, Any]) -> None:
         rendering = None
         try:
-            rendering = Rendering(message, self._player.facts)
+            rendering = Rendering(message, self._player.facts, self._player.identity)
             rendering.remarks = self._player.remarks(rendering.order)
-            rendering.ticket = self._player.add(rendering.order)
+            rendering.ticket = self._player.add(rendering.order, rendering.recalled)
         except Exception as error:
             if rendering is not None:
                 rendering.close()
@@ -136,6 +137,7 @@ class Worker:
                 self._fail(rendering.job, rendering.attempt, piece.error)
                 continue
             try:
+                rendering.note(self._player.made(rendering.ticket))
                 placed = rendering.take(piece)
             except Exception as error:
                 self._release(rendering)
@@ -156,7 +158,9 @@ class Worker:
             self._release(rendering)
             self._fail(rendering.job, rendering.attempt, error)
             return
-        self._link.send({"op": "audio", "job": rendering.job, "attempt": rendering.attempt, "chunks": chunks})
+        progress = self._player.progress(rendering.ticket)
+        message = {"op": "audio", "job": rendering.job, "attempt": rendering.attempt, "chunks": chunks}
+        self._link.send(message | {"reached": [progress.step, progress.steps, rendering.samples_made]})
 
     def _finish(self, rendering: Rendering) -> None:
         self._report({rendering.job: "finishing"})
@@ -176,6 +180,9 @@ class Worker:
         rendering.close()
 
     def _fail(self, job: int, attempt: int, error: Exception) -> None:
+        if isinstance(error, ResumeRefused):
+            self._link.send({"op": "resume_refused", "job": job, "attempt": attempt, "why": str(error)})
+            return
         self._link.send({"op": "failed", "job": job, "attempt": attempt, "error": error_map(error)})
 
     def _report(self, states: dict[int, str] | None = None) -> None:

@@ -6,15 +6,19 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import numpy as np
 
 from daemon import takes
+from daemon.tokens import TokenFrames, frames_note, identity_note
 from daemon.workers.interface import ModelFacts, Order, Piece, PlayerError, Samples
 from daemon.workers.loudness import integrated_lufs
+from daemon.workers.past import Past, ResumeRefused, SpoolReader
 from daemon.workers.render import (
     HostShape,
     VariationRender,
@@ -24,6 +28,7 @@ from daemon.workers.render import (
     with_channels,
 )
 from protocol.audio import SAMPLE_BYTES, AudioFormat
+from protocol.build import build_id
 from protocol.submit import Submit
 
 _NEARLY = 0.8  # of a chunk is enough: a resampler gives now a little less, now a little more
@@ -99,9 +104,15 @@ def _context(
 class Rendering:
     """Owned by the worker's loop from `start` until done, failed or dropped."""
 
-    def __init__(self, message: dict[str, Any], facts: ModelFacts) -> None:
-        """`message` is the front-end's "start"; raises `PlayerError` or `SegueError` for
-        what cannot be done.
+    def __init__(
+        self,
+        message: dict[str, Any],
+        facts: ModelFacts,
+        identify: Callable[[Order], dict[str, Any] | None] = lambda order: None,
+    ) -> None:
+        """`message` is the front-end's "start"; `identify` says what the order's bits depend on (None: it
+        cannot be continued). Raises `PlayerError` or `SegueError` for what cannot be done, `ResumeRefused`
+        when it cannot go on where the earlier attempts stopped.
         """
         self.job, self.attempt = int(message["job"]), int(message["attempt"])
         self.ticket: Hashable = None
@@ -116,6 +127,14 @@ class Rendering:
         self._ignored: list[str] = []
         self._wanted = self._stems(submit)
         self._prompt, self.order = self._order(submit)
+        identity = identify(self.order)
+        if identity is not None:
+            identity |= {"build": build_id(), "request": zlib.crc32(msgpack.packb(self._spec))}
+        self._past = None
+        if message.get("resume"):
+            self._past = Past(self._spool_folder, message["resume"], identity)
+            self._chunk_s = self._past.chunk_s or self._chunk_s
+            self.order = replace(self.order, chunk_frames=self._chunk_frames())
         host = HostShape(
             self._rate, self._channels, self._frames, round(submit.handle_ms * self._rate / 1000)
         )
@@ -124,7 +143,10 @@ class Rendering:
             for _ in range(submit.variations)
         ]
         self._spool = takes.SpoolWriter(self._spool_folder / f"{self.attempt}.pcm")
-        self._placed: dict[tuple[int, str], list[takes.Placed]] = {}
+        if identity is not None:
+            self._spool.append_note(identity_note({**identity, "chunk_s": self._chunk_s}))
+        self._placed: dict[tuple[int, str], list[tuple[takes.SpoolWriter | SpoolReader, takes.Placed]]] = {}
+        self._back: list[takes.Placed] = []  # new chunks, until all that was announced has come again
         self._held: dict[tuple[int, str], list[tuple[int, Samples]]] = {}
         self._made: dict[tuple[int, str], int] = {}
         self._begun = time.monotonic()
@@ -180,14 +202,37 @@ class Rendering:
             tempo_map=submit.tempo_map,
             harmony=submit.harmony,
             stems=self._facts.stems,
-            chunk_frames=max(1, round(self._chunk_s * facts.rate / facts.hop)),
+            chunk_frames=self._chunk_frames(),
         )
         return order.prompt, order
 
+    def _chunk_frames(self) -> int:
+        return max(1, round(self._chunk_s * self._facts.rate / self._facts.hop))
+
+    @property
+    def recalled(self) -> Sequence[TokenFrames]:
+        """The tokens that earlier attempts left."""
+        return self._past.frames if self._past else ()
+
     # ---- audio ----
 
+    def note(self, frames: Iterable[TokenFrames]) -> None:
+        """Put down the tokens that the next pieces come from."""
+        for part in frames:
+            self._spool.append_note(frames_note(part))
+
     def take(self, piece: Piece) -> list[takes.Placed]:
-        """Convert a piece and append what is due to the spool; the caller syncs before telling anyone."""
+        """Convert a piece and append what is due to the spool; the caller syncs before telling anyone.
+
+        Returns what may be told. Raises `ResumeRefused` when audio that was told does not come out again.
+        """
+        self._back += self._taken(piece)
+        if self._past is not None and not self._past.met:
+            return []
+        fresh, self._back = self._back, []
+        return fresh
+
+    def _taken(self, piece: Piece) -> list[takes.Placed]:
         render = self._variations[piece.variation]
         placed: list[takes.Placed] = []
         for stem, position, samples in render.push(piece.stem, piece.position, piece.samples, piece.last):
@@ -215,17 +260,19 @@ class Rendering:
         for low, high in zip(cuts, cuts[1:], strict=False):
             for start in range(low, high, _MAX_CHUNK_FRAMES):
                 stop = min(high, start + _MAX_CHUNK_FRAMES)
-                placed.append(self._append(variation, stem, position + start, joined[:, start:stop]))
+                placed += self._append(variation, stem, position + start, joined[:, start:stop])
         return placed
 
-    def _append(self, variation: int, stem: str, position: int, samples: Samples) -> takes.Placed:
+    def _append(self, variation: int, stem: str, position: int, samples: Samples) -> list[takes.Placed]:
+        """Write a chunk, unless an earlier attempt has; the list is empty then."""
         frames = samples.shape[1]
         chunk = takes.Chunk(
             self.attempt, variation, self._wanted.index(stem), position, frames, self._rate, self._channels
         )
         data = np.ascontiguousarray(samples.T, dtype="<f4").tobytes()
-        placed = self._spool.append(chunk, data)
-        self._placed.setdefault((variation, stem), []).append(placed)
+        twin = self._past.meet(chunk, zlib.crc32(data)) if self._past is not None else None
+        placed = [] if twin is not None else [self._spool.append(chunk, data)]
+        self._placed.setdefault((variation, stem), []).append(twin or (self._spool, placed[0]))
         self._made[(variation, stem)] = max(0, position + frames)
         if self.first_audio_s is None and position + frames > 0:
             self.first_audio_s = time.monotonic() - self._begun
@@ -265,6 +312,8 @@ class Rendering:
         """Write WAV files and the manifest; returns the manifest. Raises `PlayerError` when samples are
         missing.
         """
+        if self._past is not None and not self._past.met:
+            raise ResumeRefused("less audio came out than was announced before")
         self._take_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         reports = []
         for variation, render in enumerate(self._variations):
@@ -310,29 +359,31 @@ class Rendering:
         placed = self._placed.get((variation, stem), [])
         entries: list[dict[str, Any]] = []
         for part, frames in (("handle", handle_frames), ("take", self._frames)):
-            chunks = [found for found in placed if (found.chunk.position < 0) == (part == "handle")]
-            if sum(found.chunk.frames for found in chunks) != frames:
-                got = sum(found.chunk.frames for found in chunks)
+            chunks = [found for found in placed if (found[1].chunk.position < 0) == (part == "handle")]
+            got = sum(found.chunk.frames for _, found in chunks)
+            if got != frames:
                 raise PlayerError(
                     "E_INTERNAL", f"The model made {got} of {frames} samples of {stem} ({part})."
                 )
             if not frames:
                 continue
             name = takes.wav_name(variation, stem, part)
-            pieces = (self._spool.read(found) for found in chunks)
+            pieces = (spool.read(found) for spool, found in chunks)
             size, crc = takes.write_wav(
                 self._take_folder / name, pieces, rate=self._rate, channels=self._channels, frames=frames
             )
             entry = {"name": name, "stem": stem, "part": part, "position": -frames if part == "handle" else 0}
             entries.append(entry | {"frames": frames, "bytes": size, "crc": crc})
         audio = np.concatenate(
-            [np.frombuffer(self._spool.read(f), "<f4") for f in placed if f.chunk.position >= 0]
+            [np.frombuffer(spool.read(f), "<f4") for spool, f in placed if f.chunk.position >= 0]
         )
         entries[-1] |= figures | {"lufs": integrated_lufs(audio.reshape(-1, self._channels).T, self._rate)}
         return entries
 
     def close(self) -> None:
         self._spool.close()
+        if self._past is not None:
+            self._past.close()
 
 
 def _hex(value: bytes | None) -> str | None:

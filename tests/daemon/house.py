@@ -209,11 +209,11 @@ def joined(events: list[Any], variation: int = 0, stem: str = "mix") -> tuple[in
     """(first position, samples [channels, n]) of the attempts that count; pieces must follow each other
     exactly.
     """
-    attempt = max((e.attempt for e in events if e.event == "started"), default=1)
+    void = max((e.seq for e in events if e.event == "requeued" and e.discard_from is not None), default=0)
     pieces = [
         e
         for e in events
-        if e.event == "audio" and (e.variation, e.stem, e.attempt) == (variation, stem, attempt)
+        if e.event == "audio" and (e.variation, e.stem) == (variation, stem) and e.seq > void
     ]
     at = pieces[0].position
     for piece in pieces:
