@@ -17,6 +17,8 @@ import platformdirs
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from daemon.tcp import Refused, address
+
 
 class ConfigError(ValueError):
     """One sentence about one value: which key, what it is, what is allowed, which layer said it."""
@@ -88,6 +90,11 @@ class Life:
 
 
 @dataclass
+class Tcp:
+    bind: str = ""  # e.g. tcp://127.0.0.1:5775; empty: no door to the network
+
+
+@dataclass
 class Settings:
     """Everything a user may set."""
 
@@ -98,6 +105,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     log: Log = field(default_factory=Log)
     life: Life = field(default_factory=Life)
+    tcp: Tcp = field(default_factory=Tcp)
 
 
 RANGES: dict[str, tuple[float, float]] = {
@@ -256,6 +264,11 @@ def _check_ranges(config: DictConfig, origins: Mapping[str, str]) -> None:
         value = OmegaConf.select(config, key)
         if value not in allowed:
             raise ConfigError(f"{key} is {value!r} ({origins[key]}); allowed is one of {', '.join(allowed)}.")
+    if config.tcp.bind:
+        try:
+            address(config.tcp.bind)
+        except Refused as error:
+            raise ConfigError(f"{str(error)[:-1]} ({origins['tcp.bind']}).") from None
     if not config.worker.devices:
         raise ConfigError(
             f"worker.devices is empty ({origins['worker.devices']}); name at least one, e.g. [auto]."

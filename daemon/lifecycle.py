@@ -25,6 +25,7 @@ from daemon.config import Settings
 from daemon.notify import Notifier
 from protocol.errors import SegueError
 from protocol.framing import decode_reply, encode_request
+from protocol.keys import write_private
 from protocol.limits import MAJOR
 from protocol.requests import Drain, Hello, Request
 
@@ -100,12 +101,13 @@ def serve(settings: Settings, *, foreground: bool) -> int:
         try:
             _stop_on_signals(server, settings)
             connection = {
-                "endpoints": [server.endpoint], "token": server.token.hex(), "curve_public_key": None,
+                "endpoints": server.sockets.endpoints, "token": server.token.hex(),
+                "curve_public_key": server.sockets.tcp.public_key,
                 "pid": os.getpid(),
                 "boot": boot, "build": server.build, "version": __version__, "protocol": [MAJOR, MAJOR],
                 "since": since, "executable": sys.executable,
             }  # fmt: skip
-            security.write_private_file(runtime / CONNECTION_FILE, json.dumps(connection).encode())
+            write_private(runtime / CONNECTION_FILE, json.dumps(connection).encode())
             _LOG.info("serving", extra={"endpoint": endpoint, "boot": boot, "pid": os.getpid()})
             server.run()
         finally:

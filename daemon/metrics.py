@@ -9,6 +9,7 @@ from collections import defaultdict
 _COUNTERS = {
     "requests": "Requests answered, by op and outcome.",
     "silent_refusals": "Messages dropped without an answer, by what was wrong.",
+    "handshakes_refused": "Connections that were not let in, by what was wrong.",
     "jobs": "Jobs that ended, by how.",
     "chunks": "Audio chunks made durable.",
     "requeues": "Attempts that ended early, by reason.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import zmq
@@ -14,6 +14,19 @@ from daemon.metrics import Metrics
 
 MAX_LATE, MAX_LATE_BYTES, LATE_S = 256, 16 << 20, 2.0
 _LOG = logging.getLogger("segue.outbox")
+
+
+class ReturnPath(list[bytes]):
+    """The envelope of an answer, and on tcp the client's key: who was revoked gets nothing any more."""
+
+    def __init__(self, envelope: Iterable[bytes], key: str = "") -> None:
+        super().__init__(envelope)
+        self.key = key
+
+
+def key_of(envelope: list[bytes]) -> str:
+    """The public key behind an envelope, "" on ipc."""
+    return envelope.key if isinstance(envelope, ReturnPath) else ""
 
 
 @dataclasses.dataclass
@@ -29,8 +42,13 @@ class _Late:
 class Outbox:
     """Sends on the ROUTER, which is set to refuse (ROUTER_MANDATORY) rather than to drop."""
 
-    def __init__(self, router: zmq.Socket[bytes], metrics: Metrics) -> None:
-        self._router, self._metrics = router, metrics
+    def __init__(
+        self,
+        router: zmq.Socket[bytes],
+        metrics: Metrics,
+        allowed: Callable[[str], bool] = lambda key: True,
+    ) -> None:
+        self._router, self._metrics, self._allowed = router, metrics, allowed
         self._late: list[_Late] = []
 
     @property
@@ -39,6 +57,8 @@ class Outbox:
 
     def send(self, envelope: list[bytes], frames: Sequence[Any]) -> str:
         """ "sent", "full" (the client does not read) or "gone"."""
+        if not self._allowed(key_of(envelope)):
+            return "gone"
         try:
             self._router.send_multipart([*envelope, *frames], zmq.NOBLOCK, copy=True)
         except zmq.Again:

@@ -3,15 +3,14 @@ peer.
 
 Facts that shape this file (measured with libzmq 4.3.5): libzmq's own ipc bind takes the path of a live daemon
 and replaces ordinary files, so we bind, chmod and listen ourselves and hand over the descriptor. A folder
-with mode 0700 keeps other users out whatever the mode of the socket. A ZAP handler sees
-``localhost:uid:gid:pid`` of an ipc peer before any message of it is delivered.
+with mode 0700 keeps other users out whatever the mode of the socket; the uid behind each peer is checked at
+the handshake all the same (`daemon.zap`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import socket
 import stat
 from pathlib import Path
@@ -68,29 +67,19 @@ def state_folder(settings: Settings) -> Path:
     return owner_only_folder(Path(chosen).expanduser().absolute())
 
 
-def write_private_file(path: Path, content: bytes) -> None:
-    """Put a file (mode 0600) in place whole or not at all."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+def check_replaceable(path: Path) -> None:
+    """Refuse to put a socket where something else lies."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise UnsafePath(f"{path} exists and is not a socket; Segue does not replace it.")
 
 
 def listening_socket(path: Path) -> socket.socket:
     """A unix socket at `path`, mode 0600, listening. The caller holds the lock, so a socket found there is
     dead.
     """
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise UnsafePath(f"{path} exists and is not a socket; Segue does not replace it.")
-        path.unlink()
+    check_replaceable(path)
+    path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
     try:
@@ -101,18 +90,3 @@ def listening_socket(path: Path) -> socket.socket:
     listener.setblocking(False)
     listener.listen(BACKLOG)
     return listener
-
-
-def zap_answer(request: list[bytes]) -> list[bytes]:
-    """Answer one ZAP request (RFC 27): a peer on ipc passes when it runs under our own uid.
-
-    `request` is the message after the empty delimiter: version, request id, domain, address, identity,
-    mechanism.
-    """
-    if len(request) < 6 or request[0] != b"1.0":
-        return [b"1.0", request[1] if len(request) > 1 else b"", b"500", b"malformed", b"", b""]
-    address = request[3].decode("latin-1").split(":")
-    same_user = len(address) >= 4 and address[0] == "localhost" and address[1] == str(os.getuid())
-    if same_user and request[5] == b"NULL":
-        return [b"1.0", request[1], b"200", b"ok", address[1].encode(), b""]
-    return [b"1.0", request[1], b"400", b"another user", b"", b""]

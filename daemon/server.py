@@ -8,6 +8,7 @@ imported here. The promise is an answer within 50 ms whatever the workers do.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import secrets
@@ -18,19 +19,19 @@ from pathlib import Path
 
 import zmq
 
-from daemon import dispatch, inventory, jobs, journal, logs, pool, scheduler, security, takes
+from daemon import dispatch, inventory, jobs, journal, logs, pool, remote, scheduler, takes
 from daemon.config import Settings
 from daemon.flow import Flow, Held
 from daemon.metrics import Metrics
 from daemon.notify import Notifier
 from daemon.operations import Operations
-from daemon.outbox import Outbox
+from daemon.outbox import Outbox, key_of
+from daemon.sockets import Received, Sockets
 from daemon.upkeep import Upkeep
 from daemon.workers.local import LocalWorker, spawn
 from protocol.build import build_id
 from protocol.errors import SegueError
 from protocol.framing import Refusal, decode_request, encode_error, encode_reply
-from protocol.limits import MAX_FRAME_BYTES
 from protocol.replies import Reply
 
 BURST = 64  # requests taken in one turn before workers are looked at again
@@ -39,7 +40,6 @@ MAX_HELD = 1024
 MANY_FAULTS = 20
 LAST_WORDS_S, LAST_WORDS_AT_MOST_S = 0.3, 5.0
 LATE_TURN_S = 0.005
-_ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 _LOG = logging.getLogger("segue.server")
 
 
@@ -52,13 +52,14 @@ class Server:
         self.settings, self.runtime, self.state, self.boot = settings, runtime, state, boot
         self.build, self.notifier = build_id(), notifier or Notifier({})
         self.token = secrets.token_bytes(32)
-        self.endpoint = f"ipc://{runtime / security.SOCKET_NAME}"
         self.metrics = Metrics()
         self._context = zmq.Context(io_threads=1)
         self._context.linger = 0
         self._context.max_sockets = 4096
-        self._router = self._context.socket(zmq.ROUTER)
-        self.outbox = Outbox(self._router, self.metrics)
+        self.sockets = Sockets(
+            self._context, runtime, state, token=self.token, tcp_bind=settings.tcp.bind, metrics=self.metrics
+        )
+        self.outbox = Outbox(self.sockets.router, self.metrics, self.sockets.allowed)
         self._logs = state / "logs"
         self._begun_s = self._last_request_s = time.monotonic()
         self.journal, aside = journal.open_or_replace(state / "journal.db")
@@ -126,35 +127,17 @@ class Server:
         if job.progress.begun_s:
             self.metrics.observe("job_seconds", time.monotonic() - job.progress.begun_s)
 
-    # ---- the socket ----
-
     def open(self) -> None:
         """Bind. From here on clients are answered as soon as `run` is entered."""
-        self._zap = self._context.socket(zmq.REP)
-        self._zap.bind(_ZAP_ENDPOINT)
-        router = self._router
-        for option, value in (
-            (zmq.ROUTER_MANDATORY, 1), (zmq.ROUTER_HANDOVER, 0), (zmq.SNDHWM, 16), (zmq.RCVHWM, 64),
-            (zmq.MAXMSGSIZE, MAX_FRAME_BYTES), (zmq.HEARTBEAT_IVL, 2000), (zmq.HEARTBEAT_TIMEOUT, 6000),
-            (zmq.HEARTBEAT_TTL, 6000), (zmq.HANDSHAKE_IVL, 3000), (zmq.LINGER, 500),
-            (zmq.BACKLOG, security.BACKLOG),
-        ):  # fmt: skip
-            router.setsockopt(option, value)
-        router.setsockopt(zmq.ZAP_DOMAIN, b"segue")
-        router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
-        path = self.runtime / security.SOCKET_NAME
-        listener = security.listening_socket(path)
-        router.setsockopt(zmq.USE_FD, listener.detach())  # libzmq owns the descriptor from here on
-        router.bind(self.endpoint)
-        self._socket_inode = path.stat().st_ino
+        self.sockets.open()
 
     # ---- the loop ----
 
     def run(self) -> None:
         """Serve until a stop is complete."""
         poller = zmq.Poller()
-        poller.register(self._router, zmq.POLLIN)
-        poller.register(self._zap, zmq.POLLIN)
+        poller.register(self.sockets.router, zmq.POLLIN)
+        poller.register(self.sockets.zap, zmq.POLLIN)
         wake, self._wake = socket.socketpair()
         wake.setblocking(False)
         self._wake.setblocking(False)
@@ -175,9 +158,9 @@ class Server:
                 begun = time.monotonic()
                 if wake.fileno() in ready:
                     wake.recv(4096)
-                if self._zap in ready:
-                    self._zap.send_multipart(security.zap_answer(self._zap.recv_multipart()))
-                if self._router in ready:
+                if self.sockets.zap in ready:
+                    self.sockets.answer_handshakes()
+                if self.sockets.router in ready:
                     self._receive()
                 sound = self._guarded_turn()
                 self.metrics.observe("turn_seconds", time.monotonic() - begun)
@@ -210,7 +193,7 @@ class Server:
         self.outbox.send_late()
         self._answer_held()
         self.flow.push()
-        self._check_socket()
+        self.sockets.check()
 
     def _patience_s(self) -> float:
         if self.outbox.pending:
@@ -220,28 +203,34 @@ class Server:
 
     def _receive(self) -> None:
         for _ in range(BURST):
-            try:
-                frames = self._router.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
+            received = self.sockets.receive()
+            if received is None:
                 return
             self._last_request_s = time.monotonic()
             try:
-                self._answer(frames)
+                self._answer(received)
             except Exception as error:  # a fault of ours in the answering itself
-                logs.incident(_LOG, "a request met a fault", error, frames=len(frames))
+                logs.incident(_LOG, "a request met a fault", error, frames=len(received.frames))
 
-    def _answer(self, frames: list[bytes]) -> None:
+    def _answer(self, received: Received) -> None:
+        if received.token is None:
+            self.metrics.count("silent_refusals", what="key")
+            return
         try:
-            incoming = decode_request(frames, self.token)
+            incoming = decode_request(received.frames, received.token)
         except Refusal as refusal:
             if refusal.silent is not None:
                 self.metrics.count("silent_refusals", what=refusal.silent)
                 return
             self.metrics.count("requests", op=_known_op(refusal.op), outcome=refusal.code)
-            self.outbox.reply(refusal.envelope, encode_error(refusal, refusal.op, refusal.request_id))
+            back = received.back(refusal.envelope)
+            self.outbox.reply(back, encode_error(refusal, refusal.op, refusal.request_id))
             return
+        incoming = dataclasses.replace(incoming, envelope=received.back(incoming.envelope))
         envelope, op, request_id = incoming.envelope, incoming.op, incoming.request_id
         try:
+            if received.key:
+                remote.check(incoming.request)
             outcome = self.operations.handle(incoming)
         except Exception as error:
             self._refuse(envelope, op, request_id, error)
@@ -252,6 +241,8 @@ class Server:
             self._give(envelope, op, request_id, outcome)
 
     def _give(self, envelope: list[bytes], op: str, request_id: int, reply: Reply) -> None:
+        if key_of(envelope):
+            reply = remote.without_paths(reply)
         try:
             frames = encode_reply(reply, request_id)
         except SegueError as error:
@@ -347,29 +338,11 @@ class Server:
             worker.process.wait()
             worker.close()
         self.inventory.close()
-        self._router.close(linger=200)
-        self._zap.close(linger=0)
+        self.sockets.close()
         self._context.term()
-        (self.runtime / security.SOCKET_NAME).unlink(missing_ok=True)
         self.journal.close()
 
     # ---- housekeeping ----
-
-    def _check_socket(self) -> None:
-        """A cleaner of temporary folders may have taken the socket's name away: then
-        nobody could reach us.
-        """
-        if time.monotonic() - getattr(self, "_looked_s", 0.0) < 5.0:
-            return
-        self._looked_s = time.monotonic()
-        path = self.runtime / security.SOCKET_NAME
-        try:
-            there = path.stat().st_ino == self._socket_inode
-        except OSError:
-            there = False
-        if not there and self._finish is None:
-            _LOG.error("the socket's file is gone; stopping so that a new daemon can be started")
-            self.stop("running", True, self.settings.life.drain_s)
 
     def _update_gauges(self) -> None:
         values = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import socket
 import sqlite3
@@ -24,6 +23,7 @@ from daemon.workers.link import Decoder, LinkError, encode
 from daemon.workers.loudness import integrated_lufs
 from daemon.workers.render import HostShape, Voice, match_level, model_frames, to_model, trimmed_frames
 from protocol.errors import SegueError
+from protocol.keys import write_private
 
 # ---- configuration ----
 
@@ -91,17 +91,6 @@ def test_the_socket_is_ours_and_replaces_nothing_else(tmp_path: Path) -> None:
     listener.close()
 
 
-def test_zap_lets_our_own_user_in_and_nobody_else() -> None:
-    def status(address: str, mechanism: bytes = b"NULL") -> bytes:
-        return security.zap_answer([b"1.0", b"7", b"segue", address.encode(), b"", mechanism])[2]
-
-    assert status(f"localhost:{os.getuid()}:0:1") == b"200"
-    for address in (f"localhost:{os.getuid() + 1}:0:1", "127.0.0.1", "", f"x:{os.getuid()}:0:1"):
-        assert status(address) == b"400"
-    assert status(f"localhost:{os.getuid()}:0:1", b"PLAIN") == b"400"
-    assert security.zap_answer([b"1.0"])[2] == b"500"
-
-
 def test_one_lock_one_owner(tmp_path: Path) -> None:
     lock = lifecycle.Lock(tmp_path, {"pid": 1, "version": "2", "since": "3", "endpoint": "ipc://4"})
     with pytest.raises(lifecycle.AlreadyRunning, match=r"pid 1, version 2, since 3, at ipc://4\.$"):
@@ -112,8 +101,8 @@ def test_one_lock_one_owner(tmp_path: Path) -> None:
 
 def test_private_files_appear_whole(tmp_path: Path) -> None:
     path = tmp_path / "f"
-    security.write_private_file(path, b"one")
-    security.write_private_file(path, b"two")
+    write_private(path, b"one")
+    write_private(path, b"two")
     assert path.read_bytes() == b"two" and stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
 
