@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -77,12 +78,22 @@ def raise_descriptor_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def check_libzmq(version: str, has: Callable[[str], bool]) -> None:
+    """Refuse a libzmq with known holes (CVE-2019-13132, CVE-2019-6250), or without ipc or CURVE."""
+    if tuple(int(part) for part in version.split(".")[:3]) < (4, 3, 5):
+        raise security.UnsafePath(f"libzmq {version} has known holes; 4.3.5 or newer is needed.")
+    for what in ("ipc", "curve"):
+        if not has(what):
+            raise security.UnsafePath(
+                f"libzmq {version} was built without {what}; install pyzmq from its wheel."
+            )
+
+
 def serve(settings: Settings, *, foreground: bool) -> int:
     """Run the daemon in this process until it is stopped. Raises `AlreadyRunning` or `UnsafePath`."""
     os.umask(0o077)
     notifier = Notifier()
-    if tuple(map(int, zmq.zmq_version().split("."))) < (4, 3, 5):
-        raise security.UnsafePath(f"libzmq {zmq.zmq_version()} has known holes; 4.3.5 or newer is needed.")
+    check_libzmq(zmq.zmq_version(), zmq.has)
     runtime, state = security.runtime_folder(settings), security.state_folder(settings)
     from daemon.server import Server, new_boot
 
@@ -97,8 +108,8 @@ def serve(settings: Settings, *, foreground: bool) -> int:
         raise_descriptor_limit()
         notifier.starting_takes(START_AT_MOST_S)
         server = Server(settings, runtime, state, boot, notifier)
-        server.open()
         try:
+            server.open()
             _stop_on_signals(server, settings)
             connection = {
                 "endpoints": server.sockets.endpoints, "token": server.token.hex(),
@@ -107,7 +118,12 @@ def serve(settings: Settings, *, foreground: bool) -> int:
                 "boot": boot, "build": server.build, "version": __version__, "protocol": [MAJOR, MAJOR],
                 "since": since, "executable": sys.executable,
             }  # fmt: skip
-            write_private(runtime / CONNECTION_FILE, json.dumps(connection).encode())
+
+            def announce() -> None:
+                write_private(runtime / CONNECTION_FILE, json.dumps(connection).encode())
+
+            announce()
+            server.sockets.rebound = announce
             _LOG.info("serving", extra={"endpoint": endpoint, "boot": boot, "pid": os.getpid()})
             server.run()
         finally:

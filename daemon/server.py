@@ -144,7 +144,7 @@ class Server:
         before = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         poller.register(wake, zmq.POLLIN)
         watched: set[int] = set()
-        self.upkeep.ready(self.endpoint)
+        self.upkeep.ready(" and ".join(self.sockets.endpoints))
         try:
             while not self._over():
                 current = {worker.fileno for worker in self.pool.workers if not worker.closed}

@@ -12,6 +12,7 @@ import dataclasses
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import zmq
@@ -75,6 +76,7 @@ class Sockets:
         self._generation = 0
         self._looked_s = time.monotonic()
         self._refusals, self._refusals_said_s = 0, -LOG_REFUSALS_EVERY_S
+        self.rebound: Callable[[], None] = lambda: None  # the folder may have gone with the socket
 
     @property
     def endpoints(self) -> list[str]:
@@ -183,6 +185,7 @@ class Sockets:
         try:
             security.owner_only_folder(self._runtime)
             self._bind_ipc()
+            self.rebound()
         except (OSError, security.UnsafePath, zmq.ZMQError) as error:
             _LOG.error("the socket's file is gone and cannot be made again: %s", error)
             return

@@ -84,14 +84,14 @@ class TcpDoor:
         return self._pair.public if self._pair is not None else None
 
     def open(self) -> None:
-        """Listen, if an address is set. Raises `Refused` when nobody is allowed or the address cannot be had."""
+        """Listen, if an address is set. Raises `Refused` when nobody is allowed or it cannot be had."""
         if not self._bind:
             return
         host_port = address(self._bind)
         keys = self._allow.clients()
         if not keys:
             raise Refused(
-                f"tcp.bind is {self._bind} but no client is allowed; `segue keys new NAME` makes a key for one."
+                f"tcp.bind is {self._bind} but no client is allowed; `segue keys new NAME` allows one."
             )
         pair = self._folder.server()
         if pair is None:
@@ -133,7 +133,7 @@ class TcpDoor:
     # ---- inside ----
 
     def _crowded(self, now: float) -> bool:
-        """libzmq aborts the process when ipc runs out of descriptors, so the network gives way before that."""
+        """libzmq aborts the process when ipc runs out of descriptors, so the network gives way first."""
         if now < self._rest_until_s:
             return True
         import resource

@@ -1,8 +1,8 @@
-"""The files that let a client in over the network: the daemon's key pair, the list of clients, a client's key file.
+"""The files that let a client in over the network: the daemon's keys, the list of clients, a client's key.
 
     <state>/keys/server.json   the daemon's CURVE key pair; the secret key never leaves this file
     <state>/keys/clients.json  who may come in: name, public key and token of each client
-    NAME.key                   carried to the client's machine: a connection file with the client's key pair in it
+    NAME.key                   carried to the client's machine: a connection file with the client's keys in it
 
 The folder has mode 0700, the files 0600, and each is replaced whole. SPEC.md describes them under "Over the
 network". Keys are text of 40 characters (Z85). Threading: functions of the files only; writers hold a lock.
@@ -93,7 +93,7 @@ def key_file(
 
 
 class KeyFolder:
-    """`<state>/keys`. Raises E_ARGUMENT with a sentence for files that are damaged or that others could read."""
+    """`<state>/keys`. Raises E_ARGUMENT for files that are damaged or that others could read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -149,10 +149,14 @@ class KeyFolder:
             known = self.clients()
             for other in known:
                 if other.name == client.name or other.public == client.public:
-                    what = f"a client called {other.name}" if other.name == client.name else "this key"
+                    what = (
+                        f"a client called {other.name}"
+                        if other.name == client.name
+                        else f"this key ({other.name})"
+                    )
                     raise SegueError(
                         "E_ARGUMENT",
-                        f"There is {what} already ({other.name}); `segue keys revoke {other.name}` removes it.",
+                        f"There is {what} already; `segue keys revoke {other.name}` removes it.",
                         field="name" if other.name == client.name else "key", value=client.name,
                     )  # fmt: skip
             if len(known) >= MAX_CLIENTS:

@@ -112,6 +112,10 @@ class Wire:
         self._context.linger = 0
         self.socket = self._context.socket(kind)
         self.socket.setsockopt(zmq.IMMEDIATE, 1)
+        if connection.get("client_secret_key"):
+            self.socket.curve_serverkey = connection["curve_public_key"].encode()
+            self.socket.curve_publickey = connection["client_public_key"].encode()
+            self.socket.curve_secretkey = connection["client_secret_key"].encode()
         self.socket.connect(connection["endpoints"][0])
         self._kind, self._id = kind, 0
         self.slowest_s = 0.0
