@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import logging
 import time
@@ -12,7 +13,8 @@ import zmq
 
 from daemon.metrics import Metrics
 
-MAX_LATE, MAX_LATE_BYTES, LATE_S = 256, 16 << 20, 2.0
+MAX_LATE, MAX_LATE_BYTES, LATE_S = 2048, 16 << 20, 4.0
+OVERHEAD_BYTES = 1024  # of an answer that waits, beside its frames
 _LOG = logging.getLogger("segue.outbox")
 
 
@@ -40,7 +42,11 @@ class _Late:
 
 
 class Outbox:
-    """Sends on the ROUTER, which is set to refuse (ROUTER_MANDATORY) rather than to drop."""
+    """Sends on the ROUTER, which is set to refuse (ROUTER_MANDATORY) rather than to drop.
+
+    What a client's socket does not take now waits here in order, a few seconds and 16 MiB for all clients
+    together; a client that stands still costs one look a turn, however much waits for it.
+    """
 
     def __init__(
         self,
@@ -49,7 +55,8 @@ class Outbox:
         allowed: Callable[[str], bool] = lambda key: True,
     ) -> None:
         self._router, self._metrics, self._allowed = router, metrics, allowed
-        self._late: list[_Late] = []
+        self._late: dict[bytes, collections.deque[_Late]] = {}
+        self._late_bytes = 0
 
     @property
     def pending(self) -> bool:
@@ -71,21 +78,31 @@ class Outbox:
 
     def reply(self, envelope: list[bytes], frames: Sequence[Any]) -> None:
         """Send, or try again for a while when the client has more answers under way than its socket takes."""
-        outcome = self.send(envelope, frames)
-        size = sum(memoryview(frame).nbytes for frame in frames)
-        waiting = sum(entry.size for entry in self._late)
-        if outcome == "full" and len(self._late) < MAX_LATE and waiting + size <= MAX_LATE_BYTES:
-            self._late.append(_Late(time.monotonic() + LATE_S, envelope, frames, size))
-        elif outcome != "sent":
+        waiting = self._late.get(envelope[0])
+        outcome = "full" if waiting else self.send(envelope, frames)
+        if outcome == "sent":
+            return
+        size = OVERHEAD_BYTES + sum(memoryview(frame).nbytes for frame in frames)
+        many = waiting is not None and len(waiting) >= MAX_LATE
+        if outcome == "gone" or many or self._late_bytes + size > MAX_LATE_BYTES:
             self._metrics.count("peers_lost")
+            return
+        entry = _Late(time.monotonic() + LATE_S, envelope, frames, size)
+        self._late.setdefault(envelope[0], collections.deque()).append(entry)
+        self._late_bytes += size
 
     def send_late(self) -> None:
         """Once more for the answers that were not taken; those whose time is over count as lost."""
-        now, kept = time.monotonic(), []
-        for entry in self._late:
-            outcome = self.send(entry.envelope, entry.frames)
-            if outcome == "full" and now < entry.until_s:
-                kept.append(entry)
-            elif outcome != "sent":
-                self._metrics.count("peers_lost")
-        self._late = kept
+        now = time.monotonic()
+        for peer, waiting in list(self._late.items()):
+            while waiting:
+                entry = waiting[0]
+                outcome = self.send(entry.envelope, entry.frames)
+                if outcome == "full" and now < entry.until_s:
+                    break
+                waiting.popleft()
+                self._late_bytes -= entry.size
+                if outcome != "sent":
+                    self._metrics.count("peers_lost")
+            if not waiting:
+                del self._late[peer]
