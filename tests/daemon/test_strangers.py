@@ -146,7 +146,7 @@ def test_a_second_daemon_is_told_about_the_first(shared_house: House) -> None:
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 1 and "already running: pid" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 3 and "already running: pid" in done.stderr and done.stderr.count("\n") == 1
     background = subprocess.run(
         [sys.executable, "-P", "-m", "daemon", "serve", "--background"],
         env=shared_house.environment(), capture_output=True, text=True,
