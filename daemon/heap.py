@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-EVERY_S = 5.0
+EVERY_S, AT_MOST_S = 4.0, 60.0
 WORTH_BYTES = 4 << 20
 _STATM = Path("/proc/self/statm")
 _PAGE_BYTES = 4096
@@ -23,18 +23,23 @@ class Heap:
 
     def __init__(self) -> None:
         self._trim = _malloc_trim()
-        self._least_bytes = 0
-        self._looked_s = float("-inf")
+        self._least_bytes: int | None = None
+        self._pause_s = EVERY_S
+        self._due_s = float("-inf")
 
     def turn(self, now_s: float) -> None:
-        """Every few seconds: give back what is kept, if that may be worth it."""
-        if self._trim is None or now_s - self._looked_s < EVERY_S:
+        """Every few seconds: give back what is kept, if it may be much; seldom while that gains little."""
+        if self._trim is None or now_s < self._due_s:
             return
-        self._looked_s = now_s
         held = _resident_bytes()
-        if held > self._least_bytes + WORTH_BYTES:
+        if self._least_bytes is None or held > self._least_bytes + WORTH_BYTES:
             self._trim()
-            self._least_bytes = _resident_bytes()
+            left = _resident_bytes()
+            self._least_bytes = min(left, self._least_bytes or left)
+            self._pause_s = EVERY_S if held - left >= WORTH_BYTES else min(AT_MOST_S, 2 * self._pause_s)
+        else:
+            self._pause_s = EVERY_S
+        self._due_s = now_s + self._pause_s
 
 
 def _malloc_trim() -> Callable[[], object] | None:

@@ -40,6 +40,7 @@ MAX_HELD = 1024
 MANY_FAULTS = 20
 LAST_WORDS_S, LAST_WORDS_AT_MOST_S = 0.3, 5.0
 LATE_TURN_S = 0.005
+HELD_TURN_S = 0.01  # what answering those who wait may take of a turn
 _LOG = logging.getLogger("segue.server")
 
 
@@ -96,6 +97,7 @@ class Server:
         self.upkeep = Upkeep(self.notifier, self.pool, self.book, self.metrics, self._logs, settings.log)
         self.book.ended = self._job_ended
         self._held: list[Held] = []
+        self._crowded = False  # a turn had no time for everyone who waits
         self._faults = 0.0
         self._finish: str | None = None  # what a stop under way still waits for: "none", "running" or "all"
         self._leave = False
@@ -192,11 +194,11 @@ class Server:
         self.dispatcher.turn()
         self.outbox.send_late()
         self._answer_held()
-        self.flow.push()
+        self._crowded |= self.flow.push()
         self.sockets.check()
 
     def _patience_s(self) -> float:
-        if self.outbox.pending:
+        if self.outbox.pending or self._crowded:
             return LATE_TURN_S
         active = self._held or self.flow.attached or self.pool.busy or self.inventory.asking or self._finish
         return BUSY_TURN_S if active or (self.book.active and not self.pool.paused) else IDLE_TURN_S
@@ -280,8 +282,16 @@ class Server:
             self._held.append(held)
 
     def _answer_held(self) -> None:
-        now = time.monotonic()
-        self._held = [held for held in self._held if not self._settle(held, over=now >= held.until_s)]
+        """Those who wait, in turns: the answers to a crowd of a thousand (measured: 0.26 s of work when their
+        job ended) hold up nobody's question.
+        """
+        now, waiting, kept, looked = time.monotonic(), self._held, list[Held](), 0
+        while looked < len(waiting) and (not looked or time.monotonic() - now < HELD_TURN_S):
+            held = waiting[looked]
+            looked += 1
+            if not self._settle(held, over=now >= held.until_s):
+                kept.append(held)
+        self._held, self._crowded = waiting[looked:] + kept, looked < len(waiting)
 
     def _settle(self, held: Held, *, over: bool) -> bool:
         try:

@@ -1,4 +1,5 @@
-"""What the loop does besides serving: it feeds the watchdog, notices lost time and keeps the logs small.
+"""What the loop does besides serving: it feeds the watchdog, notices lost time, keeps the logs small and
+gives memory back.
 
 Called by the loop after every turn; nothing here waits. The watchdog is fed from nowhere else, so a loop that
 hangs, or whose turns fail one after the other, stops feeding and is started again by the service manager.
@@ -13,6 +14,7 @@ from pathlib import Path
 from daemon import logs
 from daemon.clock import ClockWatch, Jump
 from daemon.config import Log
+from daemon.heap import Heap
 from daemon.jobs import JobBook
 from daemon.metrics import Metrics
 from daemon.notify import Notifier
@@ -39,6 +41,7 @@ class Upkeep:
         self._notifier, self._pool, self._book, self._metrics = notifier, pool, book, metrics
         self._folder, self._settings = folder, settings
         self._clocks = clocks or ClockWatch()
+        self._heap = Heap()
         self._said = ""
         self._logs_s = float("-inf")
         self._stopping = False
@@ -67,6 +70,7 @@ class Upkeep:
         now = time.monotonic()
         if sound and self._notifier.feed(now):
             self._tell_state()
+        self._heap.turn(now)
         if now - self._logs_s >= LOGS_EVERY_S:
             self._logs_s = now
             self._keep_logs_small()
