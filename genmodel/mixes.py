@@ -33,13 +33,14 @@ def continue_mixes(
     seed: int,
     callback: Callable[[int, int], None] | None,
 ) -> tuple[Tensor, Tensor]:
-    """Prompts [B, C, n] -> audio [B, 1, T] and tokens [B, K, F] with the special token where the prompt was.
+    """Prompts [B, C, n] -> audio in the model's channels [B, C', T] and tokens [B, K, F].
 
-    F is ``round(duration * frame_rate)``; the prompt is cut from the left to whole frames.
+    The tokens are the special one where the prompt was. F is ``round(duration * frame_rate)``; the prompt is
+    cut from the left to whole frames.
     """
     hop = model.compression_model.hop_samples
     total = round(model.duration * model.frame_rate)
-    wav = convert_audio(prompts, rate_hz, model.sample_rate, 1)
+    wav = convert_audio(prompts, rate_hz, model.sample_rate, model.audio_channels)
     known = wav.shape[-1] // hop
     if known >= total:
         raise GenModelError(
@@ -65,7 +66,7 @@ def continue_mixes(
         )
         for number, (row, text) in enumerate(zip(wav, descriptions, strict=True))
     ]
-    audio = torch.cat([wav.cpu().float(), torch.zeros(len(wav), 1, (total - known) * hop)], -1)
+    audio = torch.cat([wav.cpu().float(), torch.zeros(*wav.shape[:2], (total - known) * hop)], -1)
     steps, told = jobs[0].steps_total, 0
     try:
         while engine.busy:

@@ -6,7 +6,8 @@ Decoding runs all channels of all rows as one batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -141,13 +142,15 @@ class InterleaveStereoCompressionModel(_Wrapper):
 class StemsCompressionModel(_Wrapper):
     """One mono codec for several stems. Codebook ``k * S + s`` is codebook k of stem s.
 
-    ``encode`` takes ``[B, S, T]``; ``decode`` gives the mono mix, the sum of the stems; ``inner`` codes a mix
-    as such.
+    ``encode`` takes ``[B, S, T]``; ``decode`` gives the mix, the sum of the stems; ``inner`` codes a mix as
+    such. With ``pan`` (one number per stem, -1 left to 1 right) stems come out in stereo, left ``1 - pan``
+    and right ``1 + pan`` times the mono stem: the mean of both channels is the mono stem again, whatever the
+    pan.
     """
 
     _part_name = "stems"
 
-    def __init__(self, model: EncodecModel, names: tuple[str, ...]) -> None:
+    def __init__(self, model: EncodecModel, names: tuple[str, ...], pan: Sequence[float] = ()) -> None:
         names = tuple(names)
         good = all(isinstance(n, str) and n.strip() for n in names)
         if not names or not good or len(set(names)) != len(names):
@@ -159,13 +162,33 @@ class StemsCompressionModel(_Wrapper):
             )
         super().__init__(model, "A stems codec", len(names))
         self.stems = names
+        self.pan = _checked_pan(pan, len(names))
 
     @property
     def channels(self) -> int:
-        return 1
+        return 2 if self.pan else 1
 
     def outer_audio(self, audio: Tensor) -> Tensor:
-        return audio.view(audio.shape[0] // len(self.stems), len(self.stems), 1, audio.shape[-1])
+        stems = audio.view(audio.shape[0] // len(self.stems), len(self.stems), 1, audio.shape[-1])
+        if not self.pan:
+            return stems
+        right = torch.tensor(self.pan, dtype=audio.dtype, device=audio.device)
+        return stems * torch.stack([1 - right, 1 + right], dim=1)[None, :, :, None]
+
+
+def _checked_pan(pan: Sequence[float], stems: int) -> tuple[float, ...]:
+    try:
+        values = tuple(float(value) for value in pan)
+    except (TypeError, ValueError):
+        values = (math.nan,)
+    if values and (len(values) != stems or not all(-1.0 <= value <= 1.0 for value in values)):
+        raise CheckpointError(
+            "Each stem needs its place between left and right",
+            field="stems.pan",
+            value=list(pan),
+            allowed=f"{stems} numbers from -1 to 1, or none",
+        )
+    return values
 
 
 def _node(cfg: Any, name: str) -> Mapping[str, Any]:
@@ -177,7 +200,7 @@ def get_wrapped_compression_model(codec: EncodecModel, cfg: Any) -> CompressionM
     """Wrap ``codec`` as a language model's configuration asks.
 
     ``cfg`` is a DictConfig (or None): ``interleave_stereo_codebooks.{use, per_timestep}``, ``stems.{use,
-    names}``, then ``compression_model_n_q`` codebooks per channel if it is set.
+    names, pan}``, then ``compression_model_n_q`` codebooks per channel if it is set.
     """
     stereo, stems = _node(cfg, "interleave_stereo_codebooks"), _node(cfg, "stems")
     if stereo.get("use") and stems.get("use"):
@@ -191,7 +214,7 @@ def get_wrapped_compression_model(codec: EncodecModel, cfg: Any) -> CompressionM
     if stereo.get("use"):
         model = InterleaveStereoCompressionModel(codec, per_timestep=bool(stereo.get("per_timestep", False)))
     elif stems.get("use"):
-        model = StemsCompressionModel(codec, tuple(stems.get("names") or ()))
+        model = StemsCompressionModel(codec, tuple(stems.get("names") or ()), tuple(stems.get("pan") or ()))
     n_q = cfg.get("compression_model_n_q") if cfg is not None else None
     if n_q is not None:
         model.set_num_codebooks(n_q)

@@ -30,6 +30,9 @@ HANDLE_FRAMES = 4
 MIN_PROMPT_FRAMES = HANDLE_FRAMES + 1
 SILENCE_DB = -70.0
 MAX_GAIN_DB = 40.0
+SUBMIX_DB = -2.0
+"""Some of a mix's tracks against the whole of it: pocket's stems are at -4 to -5 dB, two of three at about
+-2."""
 _MARGIN_S = 0.25  # more than the resampling filter's reach
 
 
@@ -61,6 +64,9 @@ def prepare(model: BaseGenModel, request: GenerationRequest) -> Prepared:
     native = model.stems != ("mix",)
     codec = model.compression_model
     wav, gain, known = None, 1.0, torch.zeros(model.lm.n_q, 0, dtype=torch.int64)
+    if request.prompt is None and request.context is not None:
+        # nothing else says how loud to be: the tracks that are played to do
+        gain = _levelled(model, _converted(model, request.context, 1), SUBMIX_DB)[1]
     if request.prompt is not None:
         wav = _prompt_audio(model, request.prompt, request.frames, stride)
         wav, gain = _levelled(model, wav)
@@ -144,14 +150,14 @@ def _prompt_audio(model: BaseGenModel, clip: AudioClip, new_frames: int, stride:
     return wav[:, wav.shape[1] - frames * hop :]
 
 
-def _levelled(model: BaseGenModel, wav: Tensor) -> tuple[Tensor, float]:
-    """The prompt at the level that the model was trained on, and the gain; silence stays as it is."""
+def _levelled(model: BaseGenModel, wav: Tensor, below_db: float = 0.0) -> tuple[Tensor, float]:
+    """Audio at the level that the model was trained on (or so far from it), and the gain; silence stays."""
     manifest = model.checkpoint.manifest if model.checkpoint is not None else None
     target = (manifest or {}).get("prompt_level_db")
     power = float(wav.double().square().mean())
     if target is None or power <= 10 ** (SILENCE_DB / 10):
         return wav, 1.0
-    db = float(target) - 10 * torch.log10(torch.tensor(power)).item()
+    db = float(target) + below_db - 10 * torch.log10(torch.tensor(power)).item()
     gain = 10 ** (max(-MAX_GAIN_DB, min(MAX_GAIN_DB, db)) / 20)
     return wav * gain, gain
 
@@ -166,7 +172,7 @@ def _attributes(
         bar, beat, four = request.tempo_map.phases([(frame - seam) * hop for frame in range(frames)])
         given["transport"] = transport_features(bar, beat, four)
     if "harmony" in model.conditions:
-        given["harmony"] = _harmony(model, request, wav, seam, frames)
+        given["harmony"] = _harmony(model, request, wav, seam, frames, gain)
     if "context" in model.conditions:
         given["context"] = _context(model, request, wav, seam, frames, gain)
     text = {"description": request.text} if "description" in model.conditions else {}
@@ -174,9 +180,11 @@ def _attributes(
 
 
 def _harmony(
-    model: BaseGenModel, request: GenerationRequest, wav: Tensor | None, seam: int, frames: int
+    model: BaseGenModel, request: GenerationRequest, wav: Tensor | None, seam: int, frames: int, gain: float
 ) -> Tensor | None:
-    """Chroma [frames, 12]: the prompt's own, then the request's, or the prompt's again by whole bars."""
+    """Chroma [frames, 12]: the prompt's own, then the request's; without one that of the other tracks where
+    they sound, and the prompt's again by whole bars where they do not.
+    """
     from genmodel.pocket.chroma import chroma, repeat_chroma
 
     before = torch.zeros(0, 12) if wav is None else chroma(wav.mean(0).cpu(), model.sample_rate)[:seam]
@@ -185,12 +193,31 @@ def _harmony(
         asked = asked / asked.amax(1, keepdim=True).clamp_min(1e-9)
         held = asked[-1:].expand(frames - seam - len(asked), -1)
         return torch.cat([before, asked, held])
-    if wav is None:
+    tracks = _tracks(model, request, frames - seam, gain)
+    heard = torch.zeros(0, 12) if tracks is None else chroma(tracks.cpu(), model.sample_rate)
+    heard = heard[: frames - seam]
+    if wav is None and not bool(heard.any()):
         return None
     period = (
         None if request.tempo_map is None else bar_period_frames(request.tempo_map, seam, model.frame_rate)
     )
-    return torch.cat([before, repeat_chroma(before, frames - seam, period)])
+    after = repeat_chroma(before, frames - seam, period)
+    sounding = heard.any(1).nonzero()[:, 0]
+    after[sounding] = heard[sounding]
+    return torch.cat([before, after])
+
+
+def _tracks(model: BaseGenModel, request: GenerationRequest, frames: int, gain: float) -> Tensor | None:
+    """The request's context from the seam on, mono at the model's level, at most ``frames`` frames; else
+    None."""
+    if request.context is None:
+        return None
+    own = _converted(model, request.context, 1)[0] * gain
+    begin = 0
+    if request.prompt is not None:
+        clip = request.prompt
+        begin = round(Fraction(clip.samples.shape[1], clip.rate_hz) * model.sample_rate)
+    return own[begin : begin + frames * model.compression_model.hop_samples]
 
 
 def bar_period_frames(tempo: TempoMap, prompt_frames: int, frame_rate: float) -> float | None:
@@ -214,17 +241,10 @@ def _context(
     request's context, where there is one, as far beyond the take as the model looks ahead.
     """
     beyond: int = model.lm.condition_provider.conditioners["context"].look_ahead_frames  # type: ignore[assignment]
-    codec, core = model.compression_model, model.compression_model.core
+    core = model.compression_model.core
     native = model.stems != ("mix",)
     heard = wav if native else None
-    after = None
-    if request.context is not None:
-        own = _converted(model, request.context, 1)[0] * gain
-        begin = 0
-        if request.prompt is not None:
-            clip = request.prompt
-            begin = round(Fraction(clip.samples.shape[1], clip.rate_hz) * model.sample_rate)
-        after = own[begin : begin + (frames - seam + beyond + HANDLE_FRAMES) * codec.hop_samples]
+    after = _tracks(model, request, frames - seam + beyond + HANDLE_FRAMES, gain)
     if heard is None and after is None:
         return None
     codes = torch.full((core.num_codebooks, frames + beyond), core.cardinality, dtype=torch.int64)

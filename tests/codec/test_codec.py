@@ -130,6 +130,25 @@ def test_stems():
     assert model.inner is inner
 
 
+def test_panned_stems_are_stereo_and_their_mean_is_the_mono_stem():
+    inner = codec("audiogen")
+    mono = StemsCompressionModel(inner, ("drums", "bass", "other"))
+    panned = StemsCompressionModel(inner, ("drums", "bass", "other"), (-0.125, 0.0, 1.0))
+    x = wave(mono, 2, 4 * inner.hop_samples, parts=3)
+    codes, _ = panned.encode(x)
+    assert panned.channels == 2 and torch.equal(codes, mono.encode(x)[0])
+    plain, stems = mono.decode_stems(codes), panned.decode_stems(codes)
+    assert stems.shape == (2, 3, 2, 4 * inner.hop_samples)
+    assert error(stems.mean(2, keepdim=True), plain) < 1e-6
+    assert error(stems[:, 0, 0], 1.125 * plain[:, 0, 0]) < 1e-6  # drums: a little left
+    assert torch.equal(stems[:, 1, 0], stems[:, 1, 1])  # bass: in the middle
+    assert float(stems[:, 2, 0].abs().max()) == 0.0  # other: hard right
+    assert error(panned.decode(codes), stems.sum(1)) < 1e-6
+    stream = panned.stream(2)
+    pieces = [stream.push(codes[:, :, :3]), stream.push(codes[:, :, 3:]), stream.finish()]
+    assert error(torch.cat(pieces, -1), stems) < 1e-6
+
+
 def test_wrapping_by_configuration():
     def wrap(**cfg):
         return get_wrapped_compression_model(codec("causal"), OmegaConf.create(cfg))
@@ -140,7 +159,9 @@ def test_wrapping_by_configuration():
     assert (stereo.num_codebooks, stereo.channels) == (4, 2)
     assert wrap(interleave_stereo_codebooks={"use": True, "per_timestep": True}).per_timestep
     stems = wrap(stems={"use": True, "names": ["drums", "bass"]}, compression_model_n_q=None)
-    assert (stems.stems, stems.num_codebooks) == (("drums", "bass"), 8)
+    assert (stems.stems, stems.num_codebooks, stems.channels) == (("drums", "bass"), 8, 1)
+    panned = wrap(stems={"use": True, "names": ["drums", "bass"], "pan": [-0.5, 0.5]})
+    assert (panned.pan, panned.channels) == ((-0.5, 0.5), 2)
 
 
 @pytest.mark.parametrize(
@@ -149,6 +170,9 @@ def test_wrapping_by_configuration():
         {"stems": {"use": True}},
         {"stems": {"use": True, "names": ["a", "a"]}},
         {"stems": {"use": True, "names": ["a", ""]}},
+        {"stems": {"use": True, "names": ["a", "b"], "pan": [0.5]}},
+        {"stems": {"use": True, "names": ["a", "b"], "pan": [0.5, 1.5]}},
+        {"stems": {"use": True, "names": ["a", "b"], "pan": [0.5, "left"]}},
         {"stems": {"use": True, "names": ["a"]}, "interleave_stereo_codebooks": {"use": True}},
         {"compression_model_n_q": 9},
     ],

@@ -4,6 +4,7 @@ to.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -337,6 +338,38 @@ def test_harmony_comes_round_again_by_whole_bars(monkeypatch: pytest.MonkeyPatch
     assert torch.allclose(asked[50:60], own / own.amax(1, keepdim=True))
     assert torch.equal(asked[60:], asked[59:60].expand(10, -1))
     assert torch.equal(asked[:50], free[:50])
+
+
+def test_without_chords_the_other_tracks_say_the_harmony(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = stems_model(level_db=None)
+    time = torch.arange(3 * 32_000) / 32_000
+    tracks = AudioClip(0.2 * torch.sin(2 * math.pi * 440.0 * time)[None], 32_000)  # an A
+    late = tracks.samples.clone()
+    late[:, : 2 * 32_000 + 12_800] = 0  # nothing is heard for the first 20 new frames
+    prompt = noise_clip(2.0)
+    alone = captured(model, request(prompt=prompt, frames=40), monkeypatch)["harmony"]
+    asked = request(prompt=prompt, frames=40, context=AudioClip(late, 32_000))
+    heard = captured(model, asked, monkeypatch)["harmony"]
+    assert torch.equal(heard[:60], alone[:60])  # the prompt's own, then round again where it is silent
+    assert bool((heard[75:90].argmax(1) == 9).all()) and float(heard[80, 3]) < 0.1
+    played = captured(model, request(mode="generate", frames=40, context=tracks), monkeypatch)["harmony"]
+    assert played.shape == (40, 12) and bool((played.argmax(1) == 9).all())
+    chords = request(mode="generate", frames=40, context=tracks, harmony=torch.eye(12)[:1].expand(40, 12))
+    assert bool((captured(model, chords, monkeypatch)["harmony"].argmax(1) == 0).all())
+    silent = request(mode="generate", frames=40, context=AudioClip(0 * late, 32_000))
+    assert "harmony" not in captured(model, silent, monkeypatch)
+
+
+def test_tracks_alone_are_brought_to_the_models_level() -> None:
+    model = stems_model(level_db=-17.0)
+    made = {}
+    for gain in (0.05, 0.5):
+        clip = AudioClip(noise_clip(1.0).samples * gain, 32_000)
+        made[gain] = prepare(model, request(mode="generate", frames=20, context=clip)).gain
+    assert made[0.05] == pytest.approx(10 * made[0.5], rel=1e-4)
+    loud = noise_clip(1.0).samples
+    db = 10 * math.log10(float(loud.square().mean())) + 20 * math.log10(0.5 * made[0.5])
+    assert db == pytest.approx(-19.0, abs=0.1)
 
 
 def test_what_it_listens_to_changes_what_it_makes() -> None:

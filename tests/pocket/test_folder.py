@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import genmodel.pocket
+from genmodel.codec import StemsCompressionModel, get_wrapped_compression_model
 from genmodel.pocket.recipe.configs import DELAYS, lm_config
 
 FOLDER = Path(genmodel.pocket.__file__).parent
@@ -55,6 +56,11 @@ def test_what_the_manifest_says_is_what_loads(manifest: dict, loaded) -> None:
     assert lm.config.pattern_options["delays"] == DELAYS
     assert lm.cfg_coef == manifest["cfg_coef"]
     assert not any(torch.isnan(p).any() for p in lm.parameters())
+    wrapped = get_wrapped_compression_model(codec, lm.cfg)
+    assert isinstance(wrapped, StemsCompressionModel)
+    assert wrapped.channels == manifest["channels"] == 2
+    assert wrapped.pan == tuple(manifest["pan"][name] for name in manifest["stems"])
+    assert all(abs(value) <= 0.25 for value in wrapped.pan)  # modest: a mono host hears the mean
 
 
 def test_the_recipe_would_write_this_configuration(loaded) -> None:

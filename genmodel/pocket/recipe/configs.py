@@ -18,6 +18,11 @@ from genmodel.pocket.recipe.song import STEMS
 GUIDANCE = 2.0
 DELAYS = [step for step in range(CODEBOOKS) for _ in STEMS]
 
+PAN = (-0.125, 0.0, 0.1875)
+"""Where drums, bass and other stand between left (-1) and right (1): a few decibels between the channels,
+enough to tell the stems apart, and the mean of both channels is the mono stem. Binary fractions, so that it
+is exact."""
+
 
 def lm_config(
     dim: int = 256, layers: int = 6, heads: int = 4, card: int = 1024, seconds: float = 15.0
@@ -26,10 +31,10 @@ def lm_config(
     return {
         "solver": "musicgen",
         "sample_rate": RATE_HZ,
-        "channels": 1,
+        "channels": 2,
         "dtype": "float32",
         "dataset": {"segment_duration": seconds},
-        "stems": {"use": True, "names": list(STEMS)},
+        "stems": {"use": True, "names": list(STEMS), "pan": list(PAN)},
         "interleave_stereo_codebooks": {"use": False, "per_timestep": False},
         "compression_model_n_q": None,
         "lm_model": "transformer_lm",

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor
 
-from genmodel.pocket.recipe.configs import GUIDANCE, codec_config, lm_config
+from genmodel.pocket.recipe.configs import GUIDANCE, PAN, codec_config, lm_config
 from genmodel.pocket.recipe.journal import load_state
 from genmodel.pocket.recipe.render import MIX_DB
 from genmodel.pocket.recipe.song import STEMS
@@ -83,7 +83,9 @@ def write_manifest(
         "version": VERSION,
         "stems": list(STEMS),
         "stem_layout": "codebook k of stem s is row k * 3 + s",
-        "channels": 1,
+        "channels": 2,
+        "pan": dict(zip(STEMS, PAN, strict=True)),
+        "mono": "the mean of both channels is the stem in mono, exactly",
         "conditions": list(CONDITIONS),
         "prompt_level_db": MIX_DB,
         "sampling": sampling or SAMPLING,
