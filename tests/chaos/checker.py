@@ -58,7 +58,7 @@ def read_histories(paths: list[Path], report: Report) -> dict[str, Told]:
                 report.expect(told.key in ("", key), f"job {job} has two keys")
                 told.key, told.task = key, tasks[key]
             elif what == "event":
-                _seen(jobs[entry["job"]], entry["seq"], (entry["kind"], entry["data"]), report)
+                seen(jobs[entry["job"]], entry["seq"], (entry["kind"], entry["data"]), report)
             elif what == "cancel":
                 jobs[entry["job"]].asked_cancel = True
             elif what == "cancel answered":
@@ -81,7 +81,7 @@ def read_histories(paths: list[Path], report: Report) -> dict[str, Told]:
     return jobs
 
 
-def _seen(told: Told, seq: int, event: tuple[str, dict[str, Any]], report: Report) -> None:
+def seen(told: Told, seq: int, event: tuple[str, dict[str, Any]], report: Report) -> None:
     before = told.events.setdefault(seq, event)
     report.expect(before == event, f"job {told.job}: event {seq} was {before}, later {event}")
 
@@ -171,7 +171,7 @@ def judge_daemon(jobs: dict[str, Told], line: Line, report: Report, *, failures:
             for seq in told.events:
                 report.expect(seq in now, f"job {told.job}: event {seq} is gone")
             for seq, event in now.items():
-                _seen(told, seq, event, report)
+                seen(told, seq, event, report)
         ended = judge_events(told, report, failures=failures)
         report.count(f"jobs {ended or 'broken'}")
         report.expect(ended in FINAL, f"job {told.job} is {ended}, not at an end")

@@ -20,6 +20,7 @@ from tests.chaos import checker, shim
 from tests.chaos.host import POINTS, Host
 from tests.chaos.line import Line
 from tests.chaos.report import Report, Scale
+from tests.chaos.settings import known
 from tests.daemon.house import House
 
 LANES = 2
@@ -29,6 +30,7 @@ NEVER = (
     "worker.deaths=1000",
     "worker.backoff_s=0.05",
     "worker.backoff_most_s=0.05",
+    "life.crash_pause_s=0",
     "queue.max_jobs=1000",
     "queue.max_per_session=1000",
 )
@@ -43,7 +45,7 @@ class Lane:
         self.rng = random.Random(seed)
         self.seed, self.folder = seed, folder
         self.model = ("stems", "coded")[number % 2]
-        self.house = House("takes.chunk_s=0.2", "life.drain_s=2", *NEVER, model=self.model)
+        self.house = House(*known("takes.chunk_s=0.2", "life.drain_s=2", *NEVER), model=self.model)
         self.shim = None
         if library is not None:
             self.shim = shim.Shim(library, self.house.folder / "control", self.house.state)
@@ -83,8 +85,8 @@ class Lane:
 
     def reap(self) -> None:
         """Hosts that have died at the point that was set for them come back."""
-        for name, known in list(self.hosts.items()):
-            pid, status = os.waitpid(known, os.WNOHANG)
+        for name, process in list(self.hosts.items()):
+            pid, status = os.waitpid(process, os.WNOHANG)
             if not pid:
                 continue
             if os.WIFSIGNALED(status):
