@@ -89,7 +89,8 @@ def everyday(bench: Bench, role: str, ci: bool) -> None:
             k += 1
             pending = False
             for fault in bench.faults(k, True) if kind is None else [kind]:
-                pending |= _round(bench, role, k, fault)
+                fired = _round(bench, role, k, fault)
+                pending |= fired or (kind is None and fault == "short write")  # of which there are fewer
         report.figures[f"{role}: calls at work, {kind or 'a fault each'}"] = k - 1
 
 
@@ -143,7 +144,8 @@ def starting(bench: Bench, ci: bool, *, empty: bool) -> None:
             bench.arm("daemon", k, fault)
             (house.folder / "stderr").unlink(missing_ok=True)
             _start(bench, where)
-            pending = bool(bench.shim.fired("daemon"))
+            fired = bool(bench.shim.fired("daemon"))
+            pending = fired or (kind is None and fault == "short write")
             at = bench.fired_at("daemon")
             bench.shim.disarm()
             begun = len(report.broken)
@@ -155,7 +157,7 @@ def starting(bench: Bench, ci: bool, *, empty: bool) -> None:
                 Script(bench.line, bench.rng, report, where).mend()
             for index in range(begun, len(report.broken)):
                 report.broken[index] = f"[{at}] {report.broken[index]}"
-            report.count("faults" if pending else "runs without a fault")
+            report.count("faults" if fired else "runs without a fault")
             house.kill()
         report.figures[
             f"calls of a start {'from nothing' if empty else 'with jobs'}, {kind or 'a fault each'}"
