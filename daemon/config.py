@@ -87,6 +87,7 @@ class Log:
 class Life:
     idle_exit_s: float = 0.0  # 0: never
     drain_s: float = 10.0  # how long a polite stop waits for running jobs
+    crash_pause_s: float = 60.0  # two crashes over the same job within this time: start paused; 0: never
 
 
 @dataclass
@@ -135,6 +136,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "log.keep": (0, 100),
     "life.idle_exit_s": (0, 31_536_000),
     "life.drain_s": (0, 3600),
+    "life.crash_pause_s": (0, 86_400),
 }
 CHOICES: dict[str, tuple[str, ...]] = {
     "log.level": ("debug", "info", "warning", "error"),

@@ -1,15 +1,49 @@
 """Every write that a take depends on goes through these few functions, so that faults can be injected in one
 place.
 
-All raise `OSError`; a short write is continued, never ignored.
+All raise `OSError`; a short write is continued, never ignored. `storage_error` turns what a disk or sqlite
+says into the sentence that a client gets.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
+
+from protocol.errors import SegueError
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class StorageError(SegueError):
+    """The disk did not do what was asked; nothing has changed. E_DISK_FULL, or E_DISK for any other fault."""
+
+
+def storage_error(error: Exception) -> StorageError:
+    """The typed error for an `OSError` or sqlite's; one that is typed already stays as it is."""
+    if isinstance(error, StorageError):
+        return error
+    name = str(getattr(error, "sqlite_errorname", ""))
+    if getattr(error, "errno", None) in _FULL or name.startswith("SQLITE_FULL"):
+        return StorageError("E_DISK_FULL", "The disk of Segue's state folder is full.", retry_ms=30_000)
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return StorageError(
+        "E_DISK",
+        f"Segue's state folder cannot be read or written: {said}.",
+        retry_ms=5_000,
+        detail=name or None,
+    )
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether sqlite found the file itself wrong, rather than the disk, its space or a lock."""
+    code = getattr(error, "sqlite_errorcode", None)
+    # 1: the file lacks a table or column; 8: marked read-only inside; 11, 24, 26: not a sound database
+    return code is None or code & 0xFF in (1, 8, 11, 17, 20, 24, 26)
 
 
 def write_at(descriptor: int, data: bytes | memoryview, offset: int) -> None:
@@ -32,6 +66,16 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def truncate(descriptor: int, size: int) -> None:
+    """Cut (or lengthen) the file to `size` bytes."""
+    os.ftruncate(descriptor, size)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Put `source` in the place of `target`; durable after `sync_folder`."""
+    os.replace(source, target)
 
 
 def read_at(descriptor: int, size: int, offset: int) -> bytes:
@@ -58,7 +102,7 @@ def put_file(path: Path, pieces: Iterable[bytes | memoryview]) -> int:
             sync(descriptor)
         finally:
             os.close(descriptor)
-        os.replace(part, path)
+        rename(part, path)
         sync_folder(path.parent)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -67,13 +111,13 @@ def put_file(path: Path, pieces: Iterable[bytes | memoryview]) -> int:
 
 
 def used_bytes(folder: Path) -> int:
-    """Bytes of all files below `folder`; files that vanish meanwhile count nothing."""
+    """Bytes of all files below `folder`; what vanishes meanwhile, or cannot be read, counts nothing."""
     total = 0
     stack = [folder]
     while stack:
         try:
             entries = list(os.scandir(stack.pop()))
-        except FileNotFoundError:
+        except OSError:
             continue
         for entry in entries:
             try:
@@ -81,6 +125,6 @@ def used_bytes(folder: Path) -> int:
                     stack.append(Path(entry.path))
                 else:
                     total += entry.stat(follow_symlinks=False).st_size
-            except FileNotFoundError:
+            except OSError:
                 continue
     return total

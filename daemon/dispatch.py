@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import sqlite3
 import time
 from collections.abc import Callable
 
 from daemon import journal as rows
 from daemon.config import Settings
+from daemon.disk import StorageError
 from daemon.jobs import Job, JobBook
 from daemon.metrics import Metrics
 from daemon.pool import Pool
@@ -123,8 +123,9 @@ class Dispatcher:
         data |= {"device": facts["device"], "precision": facts["precision"]}
         try:
             attempt = self._book.start(job, data)
-        except (sqlite3.Error, OSError) as error:  # a full disk: nothing began, and it is tried again
+        except StorageError as error:  # a full disk: nothing began, and it is tried again
             self._quiet_until_s = now + AGAIN_S
+            job.progress.note = error.message
             _LOG.error("an attempt could not be written down", extra={"job": job.id}, exc_info=error)
             return
         job.charged_s = self._pool.costs.seconds(job.model, job.audio_s, job.variations)

@@ -7,12 +7,12 @@ is tried again in a later turn, so that no job is ever left without a worker and
 from __future__ import annotations
 
 import logging
-import sqlite3
 import time
 from collections.abc import Callable
 
 from daemon import journal as rows
 from daemon.config import Settings
+from daemon.disk import StorageError
 from daemon.jobs import Job, JobBook
 from daemon.metrics import Metrics
 from daemon.quarantine import Quarantine
@@ -49,7 +49,7 @@ class Endings:
             try:
                 action()
                 return True
-            except (sqlite3.Error, OSError) as error:
+            except StorageError as error:
                 if (job.state, job.attempt) != before:  # it was journaled; a file behind it made trouble
                     _LOG.warning("a job's files could not be put away", extra={"job": job.id}, exc_info=error)
                     return True

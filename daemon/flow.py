@@ -82,11 +82,7 @@ class Flow:
     def state_of(self, row: JobRow) -> str:
         """The job's state as clients see it."""
         active = self._book.active.get(row.id)
-        if active is None:
-            return row.state
-        return (
-            "loading" if active.state == rows.QUEUED and active.progress.state == "loading" else active.state
-        )
+        return row.state if active is None else active.shown_state
 
     def events(
         self, row: JobRow, after: int, audio_bytes: int, limit: int = MAX_PAYLOADS

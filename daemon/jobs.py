@@ -4,13 +4,15 @@
       ^          |
       +- requeued+   (a worker died, a stop, a pause that gives memory back)
 
-Everything here is durable before it returns. Whoever wants to hear of news registers one listener; it is
-called with the job's id after the commit.
+Everything that comes in or starts is durable before it returns, or refused with `StorageError` and nothing
+has changed. What has happened to a job (its end, its way back into the queue) cannot be refused: when the
+disk does not take it, it is journaled with the space kept for that, or tried every turn until it is there.
+Whoever wants to hear of news registers one listener; it is called with the job's id after the commit.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import logging
 import secrets
 import time
@@ -21,6 +23,8 @@ from typing import Any
 from daemon import admission, tokens
 from daemon import journal as rows
 from daemon.config import Settings
+from daemon.disk import storage_error
+from daemon.job import UNSETTLED, Job, Progress, handle_frames
 from daemon.journal import EventRow, JobRow, Journal, NewEvent
 from daemon.takes import SAMPLE_BYTES, TakeStore
 from protocol.audio import AudioFormat
@@ -29,72 +33,8 @@ from protocol.events import Tick
 from protocol.submit import Retake, Submit
 
 _MAX_SEED = 2**31
+_RETRY_S = 0.25  # between two tries to journal what the disk refused
 _LOG = logging.getLogger("segue.jobs")
-
-
-@dataclasses.dataclass
-class Progress:
-    """What a worker last said about a job; absolute values."""
-
-    state: str = "queued"
-    step: int = 0
-    steps: int = 0
-    samples: int = 0
-    note: str | None = None
-    begun_s: float = 0.0  # monotonic; when the attempt began
-    stamp_s: float = 0.0  # monotonic; when any of this last changed
-    first_step: tuple[float, int] | None = None  # when steps were first seen, and how many
-
-    def eta_s(self, now_s: float) -> float | None:
-        """Time left at the pace of the steps so far; the prefill before them does not count."""
-        if self.first_step is None or self.step <= self.first_step[1]:
-            return None
-        pace = (now_s - self.first_step[0]) / (self.step - self.first_step[1])
-        return pace * (self.steps - self.step)
-
-    def kept(self, state: str) -> Progress:
-        """A new beginning that counts on from what there is."""
-        return Progress(state, self.step, self.steps, self.samples, stamp_s=time.monotonic())
-
-
-@dataclasses.dataclass
-class Job:
-    """A job that has not ended."""
-
-    id: int
-    session: bytes
-    priority: str
-    model: str
-    spec: dict[str, Any]
-    state: str
-    attempt: int
-    strikes: int
-    last_seq: int
-    need_bytes: int
-    since_s: float
-    deadline_s: float | None
-    progress: Progress = dataclasses.field(default_factory=Progress)
-    position: int = 0
-    charged_s: float = 0.0
-    memory_retries: int = 0
-    void_attempts: int = 0  # given up for good; chunks and tokens of later ones are kept
-
-    @property
-    def variations(self) -> int:
-        return int(self.spec["request"].get("variations", 1))
-
-    @property
-    def audio_s(self) -> float:
-        return float(self.spec["frames"]) / float(self.spec["rate"])
-
-    @property
-    def handle_frames(self) -> int:
-        return handle_frames(self.spec)
-
-
-def handle_frames(spec: dict[str, Any]) -> int:
-    """Host samples of handle that the request asked for at most."""
-    return round(int(spec["request"].get("handle_ms", 0)) * int(spec["rate"]) / 1000)
 
 
 def fairness_key(submit: Submit) -> bytes:
@@ -110,6 +50,9 @@ class JobBook:
         self.active: dict[int, Job] = {}
         self.listener: Callable[[int], None] = lambda job: None
         self.ended: Callable[[Job, str], None] = lambda job, state: None
+        self._owed: dict[int, Callable[[], None]] = {}  # what could not be journaled yet, by job
+        self._retry_s = 0.0
+        self._next_id = max(journal.next_id(), takes.highest_id() + 1)
         now = time.monotonic()
         for row in journal.active():
             self._remember(row, now)
@@ -160,11 +103,6 @@ class JobBook:
 
     def retake(self, retake: Retake, *, refuse: Callable[[Submit], None]) -> tuple[JobRow, bool]:
         """The same request with another seed, its audio linked from the first job."""
-        asked = int(retake.job) if retake.job.isdigit() else retake.job
-        digest = rows.pack([asked, retake.seed, retake.variations])
-        known = self._known(retake.key, digest)  # first: the job may have been forgotten since
-        if known is not None:
-            return known, True
         source = self.row(retake.job)
         request = {name: value for name, value in source.spec["request"].items() if name != "seed"}
         request["key"] = retake.key
@@ -173,6 +111,10 @@ class JobBook:
         if retake.variations is not None:
             request["variations"] = retake.variations
         submit = Submit.from_map(request)
+        digest = rows.pack([source.id, retake.seed, retake.variations])
+        known = self._known(retake.key, digest)
+        if known is not None:
+            return known, True
         refuse(submit)
         names = ("audio", "prompt_frames", "rate", "channels", "frames")
 
@@ -221,16 +163,26 @@ class JobBook:
         # spool and finished file exist side by side for a moment
         need = 2 * per_voice * submit.variations * admission.voices(submit) + inputs
         self._takes.check_space(need, sum(job.need_bytes for job in self.active.values()))
-        job = self._journal.next_id()
+        job, self._next_id = self._next_id, self._next_id + 1
         try:
             spec |= store(job)
-            row = self._journal.create(
-                key=submit.key, digest=digest, session=submit.session or b"", project=submit.project or "",
-                priority=submit.priority, model=model, spec=spec, need_bytes=need,
-                accepted={"position": sum(found.state == rows.QUEUED for found in self.active.values())},
-            )  # fmt: skip
-        except BaseException:
+            now_ns = time.time_ns()
+            row = JobRow(
+                id=job, key=submit.key, digest=digest, session=submit.session or b"",
+                project=submit.project or "", priority=submit.priority, model=model, spec=spec,
+                state=rows.QUEUED, attempt=0, strikes=0, last_seq=1, void_seq=0, need_bytes=need,
+                created_ns=now_ns,
+            ).sealed()  # fmt: skip
+            position = sum(found.state == rows.QUEUED for found in self.active.values())
+            accepted = EventRow(job, 1, "accepted", now_ns, {"position": position})
+            self._journal.records.born(row, accepted)
+            self._takes.sync_spool(job)
+            self._journal.create(row, accepted)
+        except BaseException as error:
+            self._journal.records.remove(job)
             self._takes.drop_spool(job)
+            if isinstance(error, OSError):
+                raise storage_error(error) from error
             raise
         self._remember(row, time.monotonic())
         about = {"job": row.id, "model": model, "frames": spec["frames"], "variations": submit.variations}
@@ -242,8 +194,8 @@ class JobBook:
 
     def start(self, job: Job, data: dict[str, Any]) -> int:
         """Count the attempt and announce it; the worker hears of it after this."""
-        self._takes.drop_attempts(job.id, until=job.void_attempts)
         self._takes.drop_take(job.id)
+        self._takes.drop_attempts(job.id, until=job.void_attempts)
         job.attempt, row = self._journal.start(job.id, data)
         job.strikes += 1
         job.state, job.last_seq = rows.RUNNING, row.seq
@@ -284,57 +236,101 @@ class JobBook:
         so far is void (nothing is ever spliced in silence). Else the audio stays, with whatever else its
         attempts left in the spool, and the next attempt goes on exactly where this one stopped.
         """
-        discard = discard or not self._can_go_on(job)
-        data: dict[str, Any] = {"why": why}
-        if discard:
-            data["discard_from"] = -job.handle_frames
-        row = self._journal.requeue(job.id, data, forgiven=forgiven, discard=discard)
-        job.state, job.last_seq = rows.QUEUED, row.seq
-        job.strikes -= int(forgiven and job.strikes > 0)
-        job.progress = Progress(stamp_s=time.monotonic()) if discard else job.progress.kept("queued")
-        if discard:
-            job.void_attempts = job.attempt
-            self._takes.drop_attempts(job.id, until=job.attempt)
-        self.listener(job.id)
+        if job.state == UNSETTLED:
+            return
+
+        def back() -> None:
+            void = discard or not self._can_go_on(job)
+            data = {"why": why} | ({"discard_from": -job.handle_frames} if void else {})
+            row = self._journal.requeue(job.id, data, forgiven=forgiven, discard=void)
+            job.state, job.last_seq = rows.QUEUED, row.seq
+            job.strikes -= int(forgiven and job.strikes > 0)
+            job.progress = Progress(stamp_s=time.monotonic()) if void else job.progress.kept("queued")
+            if void:
+                job.void_attempts = job.attempt
+                self._takes.drop_attempts(job.id, until=job.attempt)
+            self._takes.keep_reserve()
+            self.listener(job.id)
+
+        self._durably(job, back)
 
     def done(self, job: Job, manifest: dict[str, Any]) -> None:
-        row = self._journal.finish(job.id, rows.DONE, NewEvent("done", {"manifest": manifest}))
-        self._takes.drop_attempts(job.id, until=job.attempt)
-        self._end(job, rows.DONE, row)
+        self._finish(job, rows.DONE, NewEvent("done", {"manifest": manifest}))
 
     def disown(self, job: int) -> None:
         """A worker finished what was cancelled meanwhile: its files belong to no take."""
-        if self._journal.job(job).state != rows.DONE:
-            self._takes.drop_take(job)
-            self._takes.recount(job)
+        known = self.active.get(job)
+        if known is None or known.state != UNSETTLED:
+            with contextlib.suppress(SegueError, KeyError):
+                if self._journal.job(job).state != rows.DONE:
+                    self._takes.drop_take(job)
+                    self._takes.recount(job)
 
     def fail(self, job: Job, error: SegueError) -> None:
         error.job = str(job.id)
-        row = self._journal.finish(job.id, rows.FAILED, NewEvent("failed", {"error": error.to_map()}))
-        self._end(job, rows.FAILED, row)
+        self._finish(job, rows.FAILED, NewEvent("failed", {"error": error.to_map()}))
 
     def cancel(self, job: Job, why: str = "") -> None:
-        """Durable at once; a worker that still has it aboard is told separately and its audio no longer
-        counts.
+        """Durable at once, if the disk lets it; a worker that still has the job aboard is told separately
+        and its audio no longer counts.
         """
-        row = self._journal.finish(job.id, rows.CANCELLED, NewEvent("cancelled", {"why": why}))
-        self._end(job, rows.CANCELLED, row)
+        self._finish(job, rows.CANCELLED, NewEvent("cancelled", {"why": why}))
+
+    def _finish(self, job: Job, state: str, event: NewEvent) -> None:
+        if job.state == UNSETTLED:
+            return
+        was_running, job.cancelling = job.state == rows.RUNNING, state == rows.CANCELLED
+
+        def end() -> None:
+            row = self._journal.finish(job.id, state, event)
+            self._end(job, state, row, was_running)
+
+        self._durably(job, end)
 
     def free_reserve(self) -> None:
         """Give back the space that is kept for saying that there is none."""
         self._takes.free_reserve()
 
-    def _end(self, job: Job, state: str, row: EventRow) -> None:
-        was_running = job.state == rows.RUNNING
+    def _end(self, job: Job, state: str, row: EventRow, was_running: bool) -> None:
         job.state, job.last_seq = state, row.seq
         del self.active[job.id]
-        if state != rows.DONE:
+        if state == rows.DONE:
+            self._takes.drop_attempts(job.id, until=job.attempt)
+        else:
             self._takes.drop_take(job.id)
         self._takes.recount(job.id)
         self._takes.keep_reserve()
         if was_running or state != rows.CANCELLED:
             self.ended(job, state)
         self.listener(job.id)
+
+    # ---- what the disk refused ----
+
+    def _durably(self, job: Job, act: Callable[[], None]) -> None:
+        """Journal what has happened to a job, now or as soon as the disk takes it."""
+        try:
+            act()
+            return
+        except SegueError as error:
+            _LOG.error("a job's news could not be journaled", extra={"job": job.id, "code": error.code})
+        self._takes.free_reserve()
+        job.state = UNSETTLED
+        self._owed[job.id] = act
+        self.turn(at_once=True)
+
+    def turn(self, *, at_once: bool = False) -> None:
+        """Try again what could not be journaled. Called in every turn of the loop."""
+        now = time.monotonic()
+        if not self._owed or (now < self._retry_s and not at_once):
+            return
+        self._retry_s = now + _RETRY_S
+        for job, act in list(self._owed.items()):
+            try:
+                act()
+            except SegueError as error:
+                _LOG.debug("still refused", extra={"job": job, "code": error.code})
+            else:
+                del self._owed[job]
 
     def forget(self, row: JobRow) -> int:
         """Delete what is kept of a job that has ended; returns the bytes that were given back."""
@@ -347,6 +343,7 @@ class JobBook:
             )
         before = self._takes.used_bytes
         self._journal.forget(row.id)
+        self._journal.records.remove(row.id)
         self._takes.drop_take(row.id)
         self._takes.drop_spool(row.id)
         self.listener(row.id)

@@ -1,315 +1,283 @@
 """The journal: which jobs exist, what happened to each, in one sqlite file with one writer.
 
-WAL mode with full synchronisation: a committed row survives a power cut, and costs about 4 ms. Every public
-method that changes something is one transaction. Maps (the request, event data) are stored as msgpack.
+WAL mode with full synchronisation: a committed row survives a power cut, and costs about 4 ms on a slow disk.
+Every public method that changes something is one transaction, written to the job's record (`records`) just
+before it is committed. Every row has a checksum; one that does not fit is restored from the record when it is
+read, or refused, never believed. Maps (the request, event data) are stored as msgpack.
+
+All methods raise `disk.StorageError` when the disk fails; nothing has changed then.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
+import logging
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgpack
-
-SCHEMA_VERSION = 1
-APPLICATION_ID = 0x53475531  # "SGU1"
-QUEUED, RUNNING, DONE, FAILED, CANCELLED, FORGOTTEN = (
-    "queued",
-    "running",
-    "done",
-    "failed",
-    "cancelled",
-    "forgotten",
+from daemon import schema
+from daemon.disk import StorageError, is_damage, storage_error
+from daemon.records import Records
+from daemon.rows import (
+    CANCELLED,
+    DONE,
+    FAILED,
+    FINAL,
+    FORGOTTEN,
+    QUEUED,
+    RUNNING,
+    Announced,
+    EventRow,
+    JobRow,
+    NewEvent,
+    RowDamaged,
+    event_from,
+    job_from,
+    pack,
+    unpack,
 )
-FINAL = frozenset({DONE, FAILED, CANCELLED, FORGOTTEN})
+from daemon.schema import SCHEMA_VERSION, JournalDamaged
+from protocol.errors import SegueError
 
-_SCHEMA = """
-CREATE TABLE job(
-  id INTEGER PRIMARY KEY AUTOINCREMENT, key BLOB NOT NULL UNIQUE CHECK(length(key)=16), digest BLOB NOT NULL,
-  session BLOB NOT NULL, project TEXT NOT NULL, priority TEXT NOT NULL, model TEXT NOT NULL,
-  spec BLOB NOT NULL, state TEXT NOT NULL, attempt INT NOT NULL DEFAULT 0, strikes INT NOT NULL DEFAULT 0,
-  last_seq INT NOT NULL DEFAULT 0, void_seq INT NOT NULL DEFAULT 0, need_bytes INT NOT NULL DEFAULT 0,
-  created_ns INT NOT NULL, started_ns INT, finished_ns INT);
-CREATE INDEX job_by_state ON job(state);
-CREATE INDEX job_by_session ON job(session);
-CREATE INDEX job_by_project ON job(project);
-CREATE TABLE event(
-  job INT NOT NULL REFERENCES job(id) ON DELETE CASCADE, seq INT NOT NULL, type TEXT NOT NULL,
-  at_ns INT NOT NULL, data BLOB NOT NULL, place INT, bytes INT, PRIMARY KEY(job, seq)) WITHOUT ROWID;
-CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL);
-"""
+__all__ = [
+    "CANCELLED", "DONE", "FAILED", "FINAL", "FORGOTTEN", "QUEUED", "RUNNING", "SCHEMA_VERSION", "Announced",
+    "EventRow", "JobRow", "Journal", "JournalDamaged", "NewEvent", "pack", "unpack",
+]  # fmt: skip
 
-
-class JournalDamaged(RuntimeError):
-    """The file is there but cannot be trusted."""
-
-
-@dataclass(frozen=True)
-class JobRow:
-    """One job as journaled. `spec` is the whole request as accepted, with everything resolved. Audio events
-    up to `void_seq` belong to attempts that were given up.
-    """
-
-    id: int
-    key: bytes
-    digest: bytes
-    session: bytes
-    project: str
-    priority: str
-    model: str
-    spec: dict[str, Any]
-    state: str
-    attempt: int
-    strikes: int
-    last_seq: int
-    void_seq: int
-    need_bytes: int
-    created_ns: int
-    started_ns: int | None
-    finished_ns: int | None
-
-
-@dataclass(frozen=True)
-class EventRow:
-    """One durable event. For audio, `place` and `bytes` say where in the attempt's spool its chunk lies."""
-
-    job: int
-    seq: int
-    type: str
-    at_ns: int
-    data: dict[str, Any]
-    place: int | None = None
-    bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class Announced:
-    """An attempt's audio that counts: so many chunks, the last of which ends at byte `end` of its spool."""
-
-    attempt: int
-    chunks: int
-    end: int
-
-
-@dataclass(frozen=True)
-class NewEvent:
-    type: str
-    data: dict[str, Any]
-    place: int | None = None
-    bytes: int | None = None
-
-
-def pack(value: Any) -> bytes:
-    """msgpack as the journal stores it."""
-    return msgpack.packb(value, use_bin_type=True)
-
-
-def unpack(data: bytes) -> Any:
-    """Inverse of `pack`."""
-    return msgpack.unpackb(data, raw=False, strict_map_key=False)
-
-
-_EVENT_COLUMNS = "job, seq, type, at_ns, data, place, bytes"
-_JOB_COLUMNS = (
-    "id, key, digest, session, project, priority, model, spec, state, attempt, strikes, last_seq, void_seq,"
-    " need_bytes, created_ns, started_ns, finished_ns"
-)
-
-
-def _job(row: Sequence[Any]) -> JobRow:
-    values = list(row)
-    values[7] = unpack(values[7])
-    return JobRow(*values)
+_LOG = logging.getLogger("segue.journal")
 
 
 class Journal:
     """Owned by the front-end's one thread."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, records: Records | None = None) -> None:
+        """Raises `JournalDamaged`, or E_VERSION and `StorageError` for what is no damage."""
         self.path = path
-        self._db = sqlite3.connect(path, isolation_level=None, timeout=5.0)
-        try:
-            self._open()
-        except sqlite3.DatabaseError as error:
-            self._db.close()
-            raise JournalDamaged(f"{path}: {error}") from error
+        self.records = records or Records(path.parent)
+        self.damage: str | None = None  # what sqlite said when it met a damaged page while we ran
+        self._db = self._opened()
 
-    def _open(self) -> None:
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        self._db.execute("PRAGMA foreign_keys=ON")
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            # executescript commits by itself; the version is written last, inside the same transaction
-            self._db.executescript(
-                f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id={APPLICATION_ID};"
-                f" PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
-            )
-        elif version != SCHEMA_VERSION:
-            raise JournalDamaged(f"{self.path} was written by another version of Segue (schema {version}).")
-        verdict = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if verdict != "ok":
-            raise JournalDamaged(f"{self.path}: {verdict}")
-        self.path.chmod(0o600)
+    def _opened(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, isolation_level=None, timeout=5.0)
+        db.text_factory = schema.lenient_text
+        try:
+            # one process, one connection: no shared memory file that a full disk could take from under us
+            db.execute("PRAGMA locking_mode=EXCLUSIVE")
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=FULL")
+            db.execute("PRAGMA foreign_keys=ON")
+            db.execute("PRAGMA cell_size_check=ON")
+            schema.prepare(db, self.path)
+            for values in db.execute(f"SELECT {schema.JOB} FROM job"):
+                job_from(values)
+            self.path.chmod(0o600)
+        except (RowDamaged, TypeError, ValueError) as error:
+            db.close()
+            raise JournalDamaged(f"{self.path}: {error}") from error
+        except (sqlite3.Error, OSError) as error:
+            db.close()
+            if isinstance(error, sqlite3.Error) and is_damage(error):
+                raise JournalDamaged(f"{self.path}: {error}") from error
+            raise storage_error(error) from error
+        except BaseException:
+            db.close()
+            raise
+        return db
 
     def close(self) -> None:
-        self._db.close()
+        with contextlib.suppress(sqlite3.Error):  # what was committed is there, whatever the disk says now
+            self._db.close()
 
-    @contextlib.contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
-        self._db.execute("BEGIN IMMEDIATE")
+    # ---- the ground ----
+
+    def _fault(self, error: Exception) -> StorageError:
+        if isinstance(error, sqlite3.Error) and is_damage(error):
+            self.damage = str(error)
+            _LOG.error("the journal is damaged", extra={"path": str(self.path)}, exc_info=error)
+        return storage_error(error)
+
+    def _all(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         try:
-            yield self._db
-        except BaseException:
-            if self._db.in_transaction:  # a full disk makes sqlite roll back by itself
+            return self._db.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._fault(error) from error
+
+    def _one(self, sql: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
+        found = self._all(sql, values)
+        return found[0] if found else None
+
+    def _commit(self, change: Callable[[sqlite3.Connection], tuple[int, int] | None]) -> None:
+        """One transaction. `change` returns what it wrote into a record, to be cut when the commit fails."""
+        mark = None
+        try:
+            if self._db.in_transaction:  # a roll-back that failed
                 self._db.execute("ROLLBACK")
-            raise
-        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            mark = change(self._db)
             self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+        except BaseException as error:
+            if self._db.in_transaction:  # a full disk makes sqlite roll back by itself
+                with contextlib.suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
+            self.records.cut(mark)
+            if mark is not None:
+                self.records.to_spool(mark[0])
+            if isinstance(error, (sqlite3.Error, OSError)):
+                raise self._fault(error) from error
             raise
 
-    def _append(self, db: sqlite3.Connection, job: int, events: Sequence[NewEvent]) -> list[EventRow]:
-        (last,) = db.execute("SELECT last_seq FROM job WHERE id=?", (job,)).fetchone()
-        now = time.time_ns()
-        rows = [
-            EventRow(job, last + 1 + index, event.type, now, event.data, event.place, event.bytes)
+    def _advance(self, row: JobRow, events: Sequence[NewEvent], **changes: Any) -> list[EventRow]:
+        """The next state of a job, with the events that lead there."""
+        now, last = time.time_ns(), row.last_seq
+        made = [
+            EventRow(row.id, last + 1 + index, event.type, now, event.data, event.place, event.bytes)
             for index, event in enumerate(events)
         ]
-        db.executemany(
-            "INSERT INTO event(job, seq, type, at_ns, data, place, bytes) VALUES (?,?,?,?,?,?,?)",
-            [(r.job, r.seq, r.type, r.at_ns, pack(r.data), r.place, r.bytes) for r in rows],
-        )
-        db.execute("UPDATE job SET last_seq=? WHERE id=?", (last + len(rows), job))
-        return rows
+        row = dataclasses.replace(row, **changes, last_seq=last + len(made))
+        if "void_seq" in changes:
+            row = dataclasses.replace(row, void_seq=row.last_seq)
+
+        def change(db: sqlite3.Connection) -> tuple[int, int] | None:
+            schema.insert_events(db, made)
+            schema.update(db, row)
+            mark = self.records.append(row, made)
+            if row.state == DONE:
+                self.records.to_take(row.id)
+            return mark
+
+        self._commit(change)
+        return made
 
     # ---- jobs ----
 
-    def create(
-        self,
-        *,
-        key: bytes,
-        digest: bytes,
-        session: bytes,
-        project: str,
-        priority: str,
-        model: str,
-        spec: dict[str, Any],
-        need_bytes: int,
-        accepted: dict[str, Any],
-    ) -> JobRow:
-        """A new job with its first event."""
-        with self._write() as db:
-            cursor = db.execute(
-                "INSERT INTO job(key, digest, session, project, priority, model, spec, state, need_bytes,"
-                " created_ns) VALUES (?,?,?,?,?,?,?,?,?,?)",
-                (
-                    key,
-                    digest,
-                    session,
-                    project,
-                    priority,
-                    model,
-                    pack(spec),
-                    QUEUED,
-                    need_bytes,
-                    time.time_ns(),
-                ),
-            )
-            job = int(cursor.lastrowid or 0)
-            self._append(db, job, [NewEvent("accepted", accepted)])
-        return self.job(job)
-
-    def skip_ids(self, used: int) -> None:
-        """Give no id up to `used` again."""
-        if self.next_id() > used:
-            return
-        with self._write() as db:
-            if db.execute("UPDATE sqlite_sequence SET seq=? WHERE name='job'", (used,)).rowcount == 0:
-                db.execute("INSERT INTO sqlite_sequence(name, seq) VALUES ('job', ?)", (used,))
-
     def next_id(self) -> int:
-        """The id that the next `create` will give (one writer: nobody comes between)."""
-        row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name='job'").fetchone()
-        return (row[0] if row else 0) + 1
+        """An id that no job ever had (one writer: nobody comes between)."""
+        said = self._one("SELECT seq FROM sqlite_sequence WHERE name='job'")
+        used = self._one("SELECT max(id) FROM job")
+        return max(said[0] if said else 0, (used[0] if used else 0) or 0) + 1
+
+    def create(self, row: JobRow, accepted: EventRow) -> None:
+        """A new job with its first event; its record is there already (`Records.born`)."""
+
+        def change(db: sqlite3.Connection) -> None:
+            if not schema.insert(db, row):
+                raise sqlite3.IntegrityError(f"job {row.id} or its key is there already")
+            schema.insert_events(db, [accepted])
+
+        self._commit(change)
 
     def start(self, job: int, data: dict[str, Any]) -> tuple[int, EventRow]:
         """Count the attempt and say so, in one transaction, before any worker hears of it."""
-        with self._write() as db:
-            db.execute(
-                "UPDATE job SET attempt=attempt+1, strikes=strikes+1, state=?, started_ns=? WHERE id=?",
-                (RUNNING, time.time_ns(), job),
-            )
-            (attempt,) = db.execute("SELECT attempt FROM job WHERE id=?", (job,)).fetchone()
-            (row,) = self._append(db, job, [NewEvent("started", {"attempt": attempt, **data})])
-        return attempt, row
+        row = self.job(job)
+        attempt = row.attempt + 1
+        (event,) = self._advance(
+            row, [NewEvent("started", {"attempt": attempt, **data})],
+            attempt=attempt, strikes=row.strikes + 1, state=RUNNING, started_ns=time.time_ns(),
+        )  # fmt: skip
+        return attempt, event
 
     def append(self, job: int, events: Sequence[NewEvent]) -> list[EventRow]:
         """More events of a running job."""
-        with self._write() as db:
-            return self._append(db, job, events)
+        return self._advance(self.job(job), events)
 
     def requeue(self, job: int, data: dict[str, Any], *, forgiven: bool, discard: bool = True) -> EventRow:
         """Back into the queue; `forgiven` when the job itself was not at fault (a clean stop, a neighbour).
         With `discard` all audio so far is void; without it the next attempt goes on where this one stopped.
         """
-        with self._write() as db:
-            db.execute(
-                "UPDATE job SET state=?, strikes=max(0, strikes-?) WHERE id=?",
-                (QUEUED, 1 if forgiven else 0, job),
-            )
-            (row,) = self._append(db, job, [NewEvent("requeued", data)])
-            if discard:
-                db.execute("UPDATE job SET void_seq=? WHERE id=?", (row.seq, job))
-        return row
+        row = self.job(job)
+        changes: dict[str, Any] = {"state": QUEUED, "strikes": max(0, row.strikes - forgiven)}
+        if discard:
+            changes["void_seq"] = row.last_seq + 1
+        (event,) = self._advance(row, [NewEvent("requeued", data)], **changes)
+        return event
 
     def finish(self, job: int, state: str, event: NewEvent) -> EventRow:
-        """The job's last event and its final state."""
-        with self._write() as db:
-            db.execute("UPDATE job SET state=?, finished_ns=? WHERE id=?", (state, time.time_ns(), job))
-            (row,) = self._append(db, job, [event])
-        return row
+        """The job's last event and its final state; the record of a job that is done moves to its take."""
+        (made,) = self._advance(self.job(job), [event], state=state, finished_ns=time.time_ns())
+        return made
 
     def forget(self, job: int) -> None:
         """Drop events and request; the row stays as a tombstone, so that its key is never taken for a new
         job.
         """
-        with self._write() as db:
-            db.execute("DELETE FROM event WHERE job=?", (job,))
-            db.execute("UPDATE job SET state=?, spec=?, need_bytes=0 WHERE id=?", (FORGOTTEN, pack({}), job))
+        row = dataclasses.replace(self.job(job), state=FORGOTTEN, spec={}, need_bytes=0).sealed()
 
-    def void_attempts(self, row: JobRow) -> int:
-        """How many attempts of a job were given up for good; the audio of later ones still counts."""
-        (count,) = self._db.execute(
-            "SELECT count(*) FROM event WHERE job=? AND type='started' AND seq<=?", (row.id, row.void_seq)
-        ).fetchone()
-        return int(count)
+        def change(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM event WHERE job=?", (job,))
+            schema.update(db, row, spec=True)
+
+        self._commit(change)
+        try:
+            self.records.bury(row)
+        except OSError:  # the next start writes it from the journal
+            _LOG.exception("a forgotten job could not be noted", extra={"job": job})
+
+    def restore(self, found: Iterable[tuple[JobRow, Sequence[EventRow]]]) -> None:
+        """Put jobs in place exactly as given, instead of what is there under their ids. One transaction; a
+        job whose key another one has is left out.
+        """
+
+        def change(db: sqlite3.Connection) -> None:
+            for row, events in found:
+                db.execute("DELETE FROM event WHERE job=?", (row.id,))
+                db.execute("DELETE FROM job WHERE id=?", (row.id,))
+                if schema.insert(db, row):
+                    schema.insert_events(db, events)
+
+        self._commit(change)
+
+    def _mended(self, job: int) -> JobRow:
+        """The row of a job whose stored one is damaged, both put right from the record."""
+        try:
+            record = self.records.read(job)
+        except OSError as error:
+            raise self._fault(error) from error
+        (there,) = self._one("SELECT count(*) FROM event WHERE job=?", (job,)) or (0,)
+        if record is None or record.row.last_seq < there:
+            raise SegueError(
+                "E_TAKE_DAMAGED", f"What was kept of job {job} was damaged on the disk; generate it again."
+            )
+        self.restore([(record.row, record.events)])
+        _LOG.warning("a damaged row was restored from the job's record", extra={"job": job})
+        return record.row
+
+    def _row(self, values: Sequence[Any]) -> JobRow:
+        try:
+            return job_from(values)
+        except RowDamaged:
+            return self._mended(values[0])
+
+    def _rows(self, found: Iterable[Sequence[Any]]) -> list[JobRow]:
+        """As many as can be read; a job that cannot does not hide the others."""
+        rows = []
+        for values in found:
+            try:
+                rows.append(self._row(values))
+            except SegueError:
+                _LOG.exception("a job cannot be read", extra={"job": repr(values[0])})
+        return rows
 
     def job(self, job: int) -> JobRow:
         """Raises `KeyError` for an id that never was."""
-        row = self._db.execute(f"SELECT {_JOB_COLUMNS} FROM job WHERE id=?", (job,)).fetchone()
-        if row is None:
+        values = self._one(f"SELECT {schema.JOB} FROM job WHERE id=?", (job,))
+        if values is None:
             raise KeyError(job)
-        return _job(row)
+        return self._row(values)
 
     def by_key(self, key: bytes) -> JobRow | None:
-        row = self._db.execute(f"SELECT {_JOB_COLUMNS} FROM job WHERE key=?", (key,)).fetchone()
-        return _job(row) if row else None
+        values = self._one(f"SELECT {schema.JOB} FROM job WHERE key=?", (key,))
+        return self._row(values) if values else None
 
     def active(self) -> list[JobRow]:
         """Queued and running jobs, oldest first."""
-        rows = self._db.execute(
-            f"SELECT {_JOB_COLUMNS} FROM job WHERE state IN (?,?) ORDER BY id", (QUEUED, RUNNING)
-        ).fetchall()
-        return [_job(row) for row in rows]
+        return self._rows(
+            self._all(f"SELECT {schema.JOB} FROM job WHERE state IN (?,?) ORDER BY id", (QUEUED, RUNNING))
+        )
 
     def jobs(
         self,
@@ -333,85 +301,97 @@ class Journal:
                 wheres.append(f"{column}{sign}?")
                 values.append(value)
         where = " AND ".join(wheres)
-        rows = self._db.execute(
-            f"SELECT {_JOB_COLUMNS} FROM job WHERE {where} ORDER BY id DESC LIMIT ?", (*values, limit)
-        ).fetchall()
-        return [_job(row) for row in rows]
+        return self._rows(
+            self._all(
+                f"SELECT {schema.JOB} FROM job WHERE {where} ORDER BY id DESC LIMIT ?", (*values, limit)
+            )
+        )
 
-    def ids(self) -> dict[int, str]:
-        """State of every job that is not forgotten."""
-        return dict(self._db.execute("SELECT id, state FROM job WHERE state<>?", (FORGOTTEN,)).fetchall())
+    def states(self) -> dict[int, tuple[str, int]]:
+        """State and number of the last event of every job, the forgotten included."""
+        return {job: (state, last) for job, state, last in self._all("SELECT id, state, last_seq FROM job")}
 
     # ---- events ----
 
     def events(self, job: int, after: int, limit: int = 256) -> list[EventRow]:
-        """Events with numbers above `after`, in order."""
-        rows = self._db.execute(
-            f"SELECT {_EVENT_COLUMNS} FROM event WHERE job=? AND seq>? ORDER BY seq LIMIT ?",
+        """Events with numbers above `after`, in order and without a gap."""
+        try:
+            return self._events(job, after, limit)
+        except RowDamaged:
+            self._mended(job)
+        try:
+            return self._events(job, after, limit)
+        except RowDamaged as error:
+            raise storage_error(error) from error
+
+    def _events(self, job: int, after: int, limit: int) -> list[EventRow]:
+        values = self._all(
+            f"SELECT {schema.EVENT} FROM event WHERE job=? AND seq>? ORDER BY seq LIMIT ?",
             (job, after, limit),
-        ).fetchall()
-        return [EventRow(r[0], r[1], r[2], r[3], unpack(r[4]), r[5], r[6]) for r in rows]
+        )
+        found = [event_from(entry) for entry in values]
+        wanted = limit
+        if len(found) < limit:
+            (last,) = self._one("SELECT last_seq FROM job WHERE id=? AND state<>?", (job, FORGOTTEN)) or (0,)
+            wanted = min(limit, max(0, last - after))
+        if [event.seq for event in found] != list(range(after + 1, after + 1 + wanted)):
+            raise RowDamaged(f"events of job {job} after {after}")
+        return found
+
+    def last_event(self, job: int) -> EventRow | None:
+        """The newest event; of a finished job, the one that says how it ended."""
+        row = self.job(job)
+        return self.events(job, row.last_seq - 1, 1)[0] if row.last_seq and row.state != FORGOTTEN else None
+
+    def void_attempts(self, row: JobRow) -> int:
+        """How many attempts of a job were given up for good; the audio of later ones still counts."""
+        found = self.events(row.id, 0, row.void_seq) if row.void_seq else []
+        return sum(event.type == "started" for event in found)
 
     def announced(self, job: int) -> list[Announced]:
         """What each attempt has announced that is not void, oldest first; attempts without audio are left
         out.
         """
-        (void,) = self._db.execute("SELECT void_seq FROM job WHERE id=?", (job,)).fetchone()
-        starts = self._db.execute(
-            "SELECT seq, data FROM event WHERE job=? AND seq>? AND type='started' ORDER BY seq", (job, void)
-        ).fetchall()
+        void = self.job(job).void_seq
+        starts = [
+            seq
+            for (seq,) in self._all(
+                "SELECT seq FROM event WHERE job=? AND seq>? AND type='started' ORDER BY seq", (job, void)
+            )
+        ]
         found = []
-        for (first, data), (last, _) in itertools.pairwise([*starts, (2**62, b"")]):
-            chunks, end = self._db.execute(
+        for first, last in itertools.pairwise([*starts, 2**62]):
+            ((chunks, end),) = self._all(
                 "SELECT count(*), max(place+bytes) FROM event"
                 " WHERE job=? AND seq>? AND seq<? AND type='audio'",
                 (job, first, last),
-            ).fetchone()
+            )
             if chunks:
-                found.append(Announced(unpack(data)["attempt"], chunks, end))
+                (started,) = self.events(job, first - 1, 1)
+                found.append(Announced(started.data["attempt"], chunks, end))
         return found
 
     def reached(self, row: JobRow) -> tuple[int, int, int]:
         """Step, steps and samples that a job had made at its last audio that counts."""
-        found = self._db.execute(
-            "SELECT data FROM event WHERE job=? AND seq>? AND type='audio' ORDER BY seq DESC LIMIT 1",
-            (row.id, row.void_seq),
-        ).fetchone()
-        step, steps, samples = (unpack(found[0]).get("reached") if found else None) or (0, 0, 0)
+        ((seq,),) = self._all(
+            "SELECT max(seq) FROM event WHERE job=? AND seq>? AND type='audio'", (row.id, row.void_seq)
+        )
+        found = self.events(row.id, seq - 1, 1)[0].data.get("reached") if seq else None
+        step, steps, samples = found or (0, 0, 0)
         return step, steps, samples
-
-    def last_event(self, job: int) -> EventRow | None:
-        """The newest event; of a finished job, the one that says how it ended."""
-        row = self._db.execute(
-            f"SELECT {_EVENT_COLUMNS} FROM event WHERE job=? ORDER BY seq DESC LIMIT 1",
-            (job,),
-        ).fetchone()
-        return EventRow(row[0], row[1], row[2], row[3], unpack(row[4]), row[5], row[6]) if row else None
 
     # ---- facts about the daemon itself ----
 
     def fact(self, name: str, default: str = "") -> str:
-        row = self._db.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
-        return row[0] if row else default
+        row = self._one("SELECT value, crc FROM meta WHERE name=?", (name,))
+        return row[0] if row and schema.meta_crc(name, row[0]) == row[1] else default
 
     def set_fact(self, name: str, value: str) -> None:
-        with self._write() as db:
+        def change(db: sqlite3.Connection) -> None:
             db.execute(
-                "INSERT INTO meta VALUES (?,?) ON CONFLICT(name) DO UPDATE SET value=excluded.value",
-                (name, value),
+                "INSERT INTO meta VALUES (?,?,?)"
+                " ON CONFLICT(name) DO UPDATE SET value=excluded.value, crc=excluded.crc",
+                (name, value, schema.meta_crc(name, value)),
             )
 
-
-def open_or_replace(path: Path) -> tuple[Journal, Path | None]:
-    """The journal, and where a damaged one was set aside (None: it was sound or new). Nothing is ever
-    deleted.
-    """
-    try:
-        return Journal(path), None
-    except JournalDamaged:
-        aside = path.with_name(f"{path.name}.bad-{time.time_ns()}")
-        for suffix in ("", "-wal", "-shm"):
-            source = path.with_name(path.name + suffix)
-            if source.exists():
-                source.rename(aside.with_name(aside.name + suffix))
-        return Journal(path), aside
+        self._commit(change)

@@ -260,7 +260,7 @@ class Operations:
         active = self._book.active.get(row.id)
         if active is not None:
             self._pool.cancel(active, "the client asked")
-        return replies.CancelReply(job=request.job, state=self._book.row(request.job).state)
+        return replies.CancelReply(job=request.job, state=self._flow.state_of(self._book.row(request.job)))
 
     def _status(self, incoming: Incoming, request: requests.Status) -> Reply:
         return replies.StatusReply(info=self._views.job(self._book.row(request.job), whole=True))
@@ -323,6 +323,7 @@ class Operations:
 
     def _resume(self, incoming: Incoming, request: requests.Resume) -> Reply:
         self._journal.set_fact("paused", "0")
+        self._journal.set_fact("notice", "")
         self._pool.resume()
         return replies.ResumeReply(paused=False)
 

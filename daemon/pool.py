@@ -7,12 +7,12 @@ turn (`turn`); nothing here waits.
 from __future__ import annotations
 
 import logging
-import sqlite3
 import time
 from typing import Any
 
 from daemon import journal as rows
 from daemon.config import Settings
+from daemon.disk import StorageError
 from daemon.endings import NEIGHBOUR, Endings
 from daemon.jobs import Job, JobBook
 from daemon.ladder import KILL_AFTER_S, Ladder, Verdict
@@ -132,22 +132,21 @@ class Pool:
         for message in worker.receive():
             try:
                 self._hear(worker, message)
-            except (sqlite3.Error, OSError) as error:
+            except StorageError as error:
                 self._not_journaled(message, error)
             except (KeyError, TypeError, ValueError, AttributeError, SegueError):
                 _LOG.exception("a worker said what nobody understands", extra={"worker": worker.name})
                 worker.why, worker.stalled = "it said what nobody understands", True
                 worker.kill()
 
-    def _not_journaled(self, message: dict[str, Any], error: Exception) -> None:
+    def _not_journaled(self, message: dict[str, Any], error: StorageError) -> None:
         """The disk did not take what a worker said about a job: end the job, with the space kept for that."""
-        _LOG.error("a job's news could not be written", extra={"op": message["op"]}, exc_info=error)
+        _LOG.error("a job's news could not be written", extra={"op": message["op"], "code": error.code})
         job = self._book.active.get(message.get("job", -1))
         if job is None:
             return
         attempt = job.attempt
-        self._book.free_reserve()
-        self._endings.fail(job, SegueError("E_DISK_FULL", "The disk filled up while this job was made."))
+        self._endings.fail(job, error)
         self._drop(job.id, attempt, time.monotonic())
 
     def _hear(self, worker: LocalWorker, message: dict[str, Any]) -> None:

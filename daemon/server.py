@@ -8,6 +8,7 @@ imported here. The promise is an answer within 50 ms whatever the workers do.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import zmq
 
-from daemon import dispatch, inventory, jobs, journal, logs, pool, remote, scheduler, takes
+from daemon import crashes, dispatch, inventory, jobs, logs, pool, rebuild, remote, scheduler, takes
 from daemon.config import Settings
 from daemon.flow import Flow, Held
 from daemon.metrics import Metrics
@@ -63,19 +64,22 @@ class Server:
         self.outbox = Outbox(self.sockets.router, self.metrics, self.sockets.allowed)
         self._logs = state / "logs"
         self._begun_s = self._last_request_s = time.monotonic()
-        self.journal, aside = journal.open_or_replace(state / "journal.db")
-        if aside is not None:
-            _LOG.error("the journal was damaged and set aside", extra={"path": str(aside)})
+        self.journal, damage = rebuild.open_journal(state)
+        if damage is not None:
+            _LOG.error(damage)
         gib, mib = 2**30, 2**20
         self.takes = takes.TakeStore(
             state,
             quota_bytes=round(settings.takes.quota_gib * gib),
             keep_free_bytes=round(settings.takes.keep_free_mib * mib),
         )
-        for line in self.takes.reconcile(self.journal.ids()):
+        for line in self.takes.reconcile({job: state for job, (state, _) in self.journal.states().items()}):
             _LOG.info(line)
-        self.journal.skip_ids(self.takes.highest_id())
         self.book = jobs.JobBook(self.journal, self.takes, settings)
+        under_way = [job.id for job in self.book.running()]
+        suspicion = crashes.note_start(self.journal, under_way, settings.life.crash_pause_s)
+        if suspicion is not None:
+            _LOG.error(suspicion)
         recovered = self.book.recover()
         if recovered:
             _LOG.warning("jobs of the last run go again", extra={"jobs": recovered})
@@ -190,6 +194,7 @@ class Server:
 
     def _turn(self) -> None:
         self.inventory.poll()
+        self.book.turn()
         self.pool.turn()
         self.dispatcher.turn()
         self.outbox.send_late()
@@ -350,6 +355,9 @@ class Server:
         self.inventory.close()
         self.sockets.close()
         self._context.term()
+        with contextlib.suppress(SegueError):  # a disk that fails now takes the next start for a crash
+            self.book.turn(at_once=True)
+            crashes.note_stop(self.journal)
         self.journal.close()
 
     # ---- housekeeping ----

@@ -41,6 +41,7 @@ RETRY_BY_CODE: dict[str, Retry] = {
     # storage
     "E_TAKE_MISSING": "never",
     "E_TAKE_DAMAGED": "never",
+    "E_DISK": "after",
     # daemon
     "E_INTERNAL": "after",
     "E_NOT_READY": "after",

@@ -1,0 +1,215 @@
+"""Opening the journal at start: a damaged one is set aside and built again, and journal and records are held
+against each other.
+
+A job's record is written just before the journal commits, so after a kill it may know one transaction more;
+after damage in the middle of the write-ahead log, which sqlite drops in silence and calls "ok", many more.
+The longer of the two wins, and the other is brought up to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import sqlite3
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from daemon import schema
+from daemon.journal import Journal, JournalDamaged
+from daemon.records import Record, Records
+from daemon.rows import (
+    DONE,
+    FORGOTTEN,
+    EventRow,
+    JobRow,
+    RowDamaged,
+    event_from,
+    job_from,
+)
+from protocol.errors import SegueError
+
+JOURNAL_NAME = "journal.db"
+_LOG = logging.getLogger("segue.rebuild")
+Found = dict[int, tuple[JobRow, Sequence[EventRow]]]
+
+
+@dataclass
+class Salvage:
+    """What could still be read of a damaged journal, every row tested against its checksum."""
+
+    jobs: Found = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+def open_journal(state: Path) -> tuple[Journal, str | None]:
+    """The journal, in step with the records; and what has to be said when it was damaged.
+
+    Nothing is ever deleted. Raises E_VERSION for the journal of a newer Segue and `StorageError` for a disk
+    that fails.
+    """
+    for name in ("spool", "takes"):
+        (state / name).mkdir(mode=0o700, exist_ok=True)
+    records = Records(state)
+    path = state / JOURNAL_NAME
+    there = path.exists()
+    try:
+        journal = Journal(path, records)
+    except JournalDamaged as error:
+        _LOG.error("the journal is damaged", extra={"said": str(error)})
+        aside = set_aside(path)
+        return built_again(Journal(path, records), aside)
+    restored = reconcile(journal)
+    if restored and not there:
+        return journal, _paused(
+            journal, f"The journal of jobs was gone; {_jobs(restored)} found again beside it."
+        )
+    return journal, None
+
+
+def built_again(journal: Journal, aside: Path) -> tuple[Journal, str]:
+    """Fill a new journal from the records and what can be read of the old one."""
+    salvage = _salvaged(aside)
+    for name, value in salvage.facts.items():
+        if name != "schema":
+            journal.set_fact(name, value)
+    journal.restore(salvage.jobs.values())
+    reconcile(journal)
+    count = sum(state != FORGOTTEN for state, _ in journal.states().values())
+    return journal, _paused(
+        journal,
+        f"The journal of jobs was damaged and was built again with {_jobs(count)}; the damaged one is kept as"
+        f" {aside.name}.",
+    )
+
+
+def _paused(journal: Journal, what: str) -> str:
+    """Say it until somebody has seen it: nothing starts before `resume`."""
+    said = f"{what} Segue waits: look at your jobs, then resume."
+    journal.set_fact("notice", said)
+    journal.set_fact("paused", "1")
+    return said
+
+
+def _jobs(count: int) -> str:
+    return "1 job" if count == 1 else f"{count} jobs"
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged journal with its log; returns its new name."""
+    aside = path.with_name(f"{path.name}.bad-{time.time_ns()}")
+    for suffix in ("-wal", "-shm", ""):
+        source = path.with_name(path.name + suffix)
+        if source.exists():
+            source.rename(aside.with_name(aside.name + suffix))
+    return aside
+
+
+def _salvaged(aside: Path) -> Salvage:
+    """Read a copy, because reading a write-ahead log writes."""
+    found = Salvage()
+    with (
+        contextlib.suppress(OSError),
+        tempfile.TemporaryDirectory(dir=aside.parent, prefix="salvage-") as folder,
+    ):
+        copy = Path(folder) / "journal.db"
+        for suffix in ("", "-wal"):
+            source = aside.with_name(aside.name + suffix)
+            if source.exists():
+                shutil.copyfile(source, copy.with_name(copy.name + suffix))
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(copy)) as db:
+            db.text_factory = schema.lenient_text
+            _read_what_is_sound(db, found)
+    return found
+
+
+def _read_what_is_sound(db: sqlite3.Connection, found: Salvage) -> None:
+    ids: list[int] = []
+    with contextlib.suppress(sqlite3.Error):
+        for (job,) in db.execute("SELECT id FROM job NOT INDEXED"):
+            ids.append(job)
+    for job in ids:
+        with contextlib.suppress(sqlite3.Error, RowDamaged, TypeError, ValueError):
+            row = job_from(db.execute(f"SELECT {schema.JOB} FROM job WHERE id=?", (job,)).fetchone())
+            values = db.execute(
+                f"SELECT {schema.EVENT} FROM event WHERE job=? ORDER BY seq", (job,)
+            ).fetchall()
+            events = [event_from(entry) for entry in values]
+            complete = [event.seq for event in events] == list(range(1, row.last_seq + 1))
+            if row.id == job and (complete or row.state == FORGOTTEN):
+                found.jobs[job] = (row, events)
+    with contextlib.suppress(sqlite3.Error):
+        for name, value, crc in db.execute("SELECT name, value, crc FROM meta"):
+            if schema.meta_crc(name, value) == crc:
+                found.facts[name] = value
+
+
+# ---- both ways ----
+
+
+def reconcile(journal: Journal) -> int:
+    """Bring journal and records in step. Returns how many jobs the journal learnt something about."""
+    records = journal.records
+    known = journal.states()
+    _tombstones(journal, known)
+    keys = {row.key for row in _forgotten(journal)}
+    learnt: list[tuple[JobRow, Sequence[EventRow]]] = []
+    there = records.ids()
+    for job in sorted(there):
+        state, last = known.get(job, ("", -1))
+        if state == FORGOTTEN:
+            continue
+        record = _read(records, job)
+        if record is not None and record.row.last_seq > last:
+            if state or not _taken(journal, record.row, keys):
+                learnt.append((record.row, record.events))
+                keys.add(record.row.key)
+        elif state and (record is None or record.row.last_seq < last or not record.whole):
+            _write_record(journal, job)
+    journal.restore(learnt)
+    for job, (state, _) in known.items():
+        if state != FORGOTTEN and job not in there:
+            _write_record(journal, job)
+    if learnt:
+        _LOG.warning("the journal was behind the records", extra={"jobs": [row.id for row, _ in learnt]})
+    return len(learnt)
+
+
+def _read(records: Records, job: int) -> Record | None:
+    try:
+        return records.read(job)
+    except OSError:  # one file that the disk does not give back stops nobody else
+        _LOG.exception("a job's record cannot be read", extra={"job": job})
+        return None
+
+
+def _taken(journal: Journal, row: JobRow, keys: set[bytes]) -> bool:
+    """Whether the record is what is left of a submit that was refused and sent again."""
+    return row.key in keys or journal.by_key(row.key) is not None
+
+
+def _forgotten(journal: Journal) -> list[JobRow]:
+    return journal.jobs(states=[FORGOTTEN], limit=-1)
+
+
+def _tombstones(journal: Journal, known: dict[int, tuple[str, int]]) -> None:
+    """A job that was forgotten stays so, whichever of the two remembers it."""
+    buried = journal.records.buried()
+    journal.restore((row, ()) for job, row in buried.items() if known.get(job, ("", 0))[0] != FORGOTTEN)
+    for job, row in buried.items():
+        known[job] = (FORGOTTEN, row.last_seq)
+    forgotten = {row.id: row for row in _forgotten(journal)}
+    if forgotten.keys() - buried.keys():
+        with contextlib.suppress(OSError):
+            journal.records.bury_all(list(forgotten.values()))
+
+
+def _write_record(journal: Journal, job: int) -> None:
+    try:
+        row = journal.job(job)
+        journal.records.rewrite(row, journal.events(job, 0, row.last_seq), done=row.state == DONE)
+    except (OSError, SegueError):  # the journal has it; the next start tries again
+        _LOG.exception("a job's record could not be written", extra={"job": job})
