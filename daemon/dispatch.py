@@ -162,6 +162,7 @@ class Dispatcher:
                 )
                 self._pool.places[name] = fresh
                 closed.add(name)
+                self._metrics.count("worker_starts")
                 _LOG.info("worker started", extra={"worker": name, "model": model, "pid": fresh.pid})
                 return True
         for worker in self._pool.workers:

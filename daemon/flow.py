@@ -198,7 +198,7 @@ class Flow:
                 continue
             if outcome == "gone" or self._abandoned(attachment, now):
                 del self.attached[key]
-                self._metrics.count("peers_lost")
+                self._metrics.count("peers_lost", why="gone" if outcome == "gone" else "full")
             else:
                 attachment.stuck = attachment.stuck or outcome == "full"
                 self.attached[key] = self.attached.pop(key)

@@ -104,10 +104,11 @@ def serve(settings: Settings, *, foreground: bool) -> int:
     try:
         if state != runtime:
             locks.append(Lock(state, about))
-        logs.start(state / "logs", settings.log, also_stderr=foreground)
+        log = logs.start(state / "logs", settings.log, also_stderr=foreground)
         raise_descriptor_limit()
         notifier.starting_takes(START_AT_MOST_S)
         server = Server(settings, runtime, state, boot, notifier)
+        server.lines_lost = lambda: log.lost
         try:
             server.open()
             _stop_on_signals(server, settings)

@@ -45,7 +45,10 @@ class Plain(logging.Formatter):
     """One line for a person in front of a terminal, with nothing in it that could steer one."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return "segued: " + json.dumps(record.getMessage(), ensure_ascii=False)[1:-1].replace('\\"', '"')
+        words = record.getMessage()
+        return "segued: " + "".join(
+            letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in words
+        )
 
 
 class LineFile(logging.Handler):

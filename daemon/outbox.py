@@ -85,7 +85,7 @@ class Outbox:
         size = OVERHEAD_BYTES + sum(memoryview(frame).nbytes for frame in frames)
         many = waiting is not None and len(waiting) >= MAX_LATE
         if outcome == "gone" or many or self._late_bytes + size > MAX_LATE_BYTES:
-            self._metrics.count("peers_lost")
+            self._metrics.count("peers_lost", why=outcome)
             return
         entry = _Late(time.monotonic() + LATE_S, envelope, frames, size)
         self._late.setdefault(envelope[0], collections.deque()).append(entry)
@@ -103,6 +103,6 @@ class Outbox:
                 waiting.popleft()
                 self._late_bytes -= entry.size
                 if outcome != "sent":
-                    self._metrics.count("peers_lost")
+                    self._metrics.count("peers_lost", why=outcome)
             if not waiting:
                 del self._late[peer]

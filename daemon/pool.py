@@ -255,8 +255,9 @@ class Pool:
 
     def cancel(self, job: Job, why: str = "") -> None:
         """End a job; if a worker has it aboard its slot is free after the step in progress."""
-        attempt, now = job.attempt, time.monotonic()
+        attempt, now, state = job.attempt, time.monotonic(), job.state
         self._book.cancel(job, why)
+        self._metrics.count("cancels", state=state)
         self._drop(job.id, attempt, now)
 
     def _drop(self, job: int, attempt: int, now: float) -> None:

@@ -16,11 +16,12 @@ import secrets
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import zmq
 
-from daemon import crashes, dispatch, inventory, jobs, logs, pool, rebuild, remote, scheduler, takes
+from daemon import crashes, dispatch, gauges, inventory, jobs, logs, pool, rebuild, remote, scheduler, takes
 from daemon.config import Settings
 from daemon.flow import Flow, Held
 from daemon.metrics import Metrics
@@ -53,6 +54,7 @@ class Server:
     ) -> None:
         self.settings, self.runtime, self.state, self.boot = settings, runtime, state, boot
         self.build, self.notifier = build_id(), notifier or Notifier({})
+        self.lines_lost: Callable[[], int] = lambda: 0  # of the log, since the start
         self.token = secrets.token_bytes(32)
         self.metrics = Metrics()
         self._context = zmq.Context(io_threads=1)
@@ -188,6 +190,7 @@ class Server:
         except Exception as error:
             self._faults += 1
             logs.incident(_LOG, "a turn met a fault", error, faults=self._faults)
+            self.metrics.count("faults")
             if self._faults > MANY_FAULTS:
                 raise
             return False
@@ -230,6 +233,7 @@ class Server:
                 self.metrics.count("silent_refusals", what=refusal.silent)
                 return
             self.metrics.count("requests", op=_known_op(refusal.op), outcome=refusal.code)
+            self.metrics.count("refused", code=refusal.code)
             back = received.back(refusal.envelope)
             self.outbox.reply(back, encode_error(refusal, refusal.op, refusal.request_id))
             return
@@ -266,11 +270,13 @@ class Server:
                 )
             else:
                 number = logs.incident(_LOG, "an answer met a fault", error, op=op)
+                self.metrics.count("faults")
                 error = SegueError(
                     "E_INTERNAL", f"Segue met a fault of its own; the log has it as incident {number}.",
                     detail=number, retry_ms=1_000,
                 )  # fmt: skip
         self.metrics.count("requests", op=op, outcome=error.code)
+        self.metrics.count("refused", code=error.code)
         self.outbox.reply(envelope, encode_error(error, op, request_id))
 
     # ---- requests that wait ----
@@ -363,16 +369,12 @@ class Server:
     # ---- housekeeping ----
 
     def _update_gauges(self) -> None:
-        values = {
-            "queued": len(self.book.queued()), "running": len(self.book.running()),
-            "workers": len(self.pool.workers),
-            "worker_memory_bytes": sum(worker.memory_bytes for worker in self.pool.workers),
-            "held": len(self._held), "attached": len(self.flow.attached),
-            "takes_bytes": self.takes.used_bytes,
-            "uptime_seconds": time.monotonic() - self._begun_s, "paused": float(self.pool.paused),
-        }  # fmt: skip
-        for name, value in values.items():
-            self.metrics.gauge(name, value)
+        gauges.update(
+            self.metrics, book=self.book, pool=self.pool, flow=self.flow, takes=self.takes,
+            journal=self.journal.path, held=len(self._held), lines_lost=self.lines_lost(),
+            quota_bytes=round(self.settings.takes.quota_gib * 2**30),
+            uptime_s=time.monotonic() - self._begun_s,
+        )  # fmt: skip
 
 
 def _known_op(op: str) -> str:

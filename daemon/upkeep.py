@@ -81,9 +81,7 @@ class Upkeep:
         if jump.slept_s:
             _LOG.warning("the machine slept; workers are looked at again", extra=about)
             self._metrics.count("clock_jumps", what="slept")
-            woke = getattr(self._pool, "woke", None)
-            if woke is not None:
-                woke(jump.slept_s)
+            self._pool.woke(jump.slept_s)
         if jump.set_s:
             _LOG.warning("the clock was set; nothing here depends on it", extra=about)
             self._metrics.count("clock_jumps", what="set")
