@@ -20,7 +20,7 @@ from pathlib import Path
 
 from daemon import schema
 from daemon.journal import Journal, JournalDamaged
-from daemon.records import Record, Records
+from daemon.records import Records
 from daemon.rows import (
     DONE,
     FORGOTTEN,
@@ -162,12 +162,17 @@ def reconcile(journal: Journal) -> int:
         state, last = known.get(job, ("", -1))
         if state == FORGOTTEN:
             continue
-        record = _read(records, job)
-        if record is not None and record.row.last_seq > last:
+        try:
+            reached, whole = records.reach(job)
+            record = records.read(job) if reached > last else None
+        except OSError:  # one file that the disk does not give back stops nobody else
+            _LOG.exception("a job's record cannot be read", extra={"job": job})
+            continue
+        if record is not None:
             if state or not _taken(journal, record.row, keys):
                 learnt.append((record.row, record.events))
                 keys.add(record.row.key)
-        elif state and (record is None or record.row.last_seq < last or not record.whole):
+        elif state and (reached < last or not whole):
             _write_record(journal, job)
     journal.restore(learnt)
     for job, (state, _) in known.items():
@@ -176,14 +181,6 @@ def reconcile(journal: Journal) -> int:
     if learnt:
         _LOG.warning("the journal was behind the records", extra={"jobs": [row.id for row, _ in learnt]})
     return len(learnt)
-
-
-def _read(records: Records, job: int) -> Record | None:
-    try:
-        return records.read(job)
-    except OSError:  # one file that the disk does not give back stops nobody else
-        _LOG.exception("a job's record cannot be read", extra={"job": job})
-        return None
 
 
 def _taken(journal: Journal, row: JobRow, keys: set[bytes]) -> bool:

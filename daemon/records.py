@@ -12,7 +12,6 @@ journal, not a power cut, which the journal itself survives. Whatever follows th
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import struct
@@ -80,31 +79,43 @@ def parse(data: bytes) -> Record | None:
     A frame whose events begin at a number that is there already takes the place of that event and all after
     it: the transaction before it was written here and then refused by the journal.
     """
-    row: JobRow | None = None
+    born: dict[str, Any] | None = None
+    moving: list[Any] = []
     events: list[EventRow] = []
     sound = 0
     try:
         for end, content in _frames(data):
             value = unpack(content)
-            if row is None:
-                row = JobRow(
-                    **value, state="", attempt=0, strikes=0, last_seq=0, void_seq=0, need_bytes=0
-                ).sealed()
+            if born is None:
+                born = value
             else:
                 moving, made = value
                 first = made[0][0] if made else len(events) + 1
                 if not 1 <= first <= len(events) + 1:
                     break
-                events[first - 1 :] = [EventRow(row.id, *entry) for entry in made]
-                row = dataclasses.replace(row, **dict(zip(_MOVING, moving, strict=True)))
-                if row.last_seq != len(events):
-                    return None  # never written so
+                events[first - 1 :] = [EventRow(born["id"], *entry) for entry in made]
             sound = end
+        if born is None or not moving:
+            return None
+        row = JobRow(**born, **dict(zip(_MOVING, moving, strict=True))).sealed()
     except (TypeError, ValueError, KeyError):
         return None
-    if row is None or not row.state:
-        return None
+    if row.last_seq != len(events):
+        return None  # never written so
     return Record(row, tuple(events), sound, sound == len(data))
+
+
+def reach(data: bytes) -> tuple[int, bool]:
+    """How far a record goes, without reading all of it: its last event's number (0: none can be read), and
+    whether it is sound to its end.
+    """
+    last, sound = b"", 0
+    for end, content in _frames(data):
+        last, sound = content if sound else b"", end
+    try:
+        return (unpack(last)[0][_MOVING.index("last_seq")] if last else 0), sound == len(data)
+    except (TypeError, ValueError, LookupError):
+        return 0, False
 
 
 class Records:
@@ -220,6 +231,12 @@ class Records:
             record = parse(self.path(job).read_bytes())
             return record if record is not None and record.row.id == job else None
         return None
+
+    def reach(self, job: int) -> tuple[int, bool]:
+        """See `reach`; (0, False) for a job without a record. Raises `OSError`."""
+        with contextlib.suppress(FileNotFoundError):
+            return reach(self.path(job).read_bytes())
+        return 0, False
 
     def ids(self) -> set[int]:
         """Jobs that have a folder, in spool or takes."""
