@@ -61,6 +61,7 @@ class Operations:
         self._views = Views(settings, journal, takes, book, pool, flow, inventory)
         self._begun_s = time.monotonic()
         self.draining = False
+        self.notice = journal.fact("notice") or None
 
     def handle(self, incoming: Incoming) -> Reply | Held:
         """Raises `SegueError` for what is refused."""
@@ -84,6 +85,7 @@ class Operations:
             supervisor=self._supervisor,
             ready=not self.draining,
             waiting_for="the daemon is stopping" if self.draining else None,
+            notice=self.notice,
             device=", ".join(devices or self._settings.worker.devices),
             models=tuple(worker.model for worker in self._pool.workers if worker.state == "loaded"),
             default_model=self._settings.worker.default_model,
@@ -98,6 +100,7 @@ class Operations:
             running=len(self._book.running()),
             paused=self._pool.paused,
             draining=self.draining,
+            notice=self.notice,
             clock_ms=round(1000 * (time.monotonic() - self._begun_s)),
         )
 
@@ -324,6 +327,7 @@ class Operations:
     def _resume(self, incoming: Incoming, request: requests.Resume) -> Reply:
         self._journal.set_fact("paused", "0")
         self._journal.set_fact("notice", "")
+        self.notice = None
         self._pool.resume()
         return replies.ResumeReply(paused=False)
 

@@ -87,7 +87,8 @@ class Limits(Record):
 @record
 class HelloReply(Reply):
     """Who answers. boot changes with every start of the daemon; waiting_for says why it is not ready yet;
-    supervisor names the service manager that starts it again ("systemd", "launchd"), if one does.
+    supervisor names the service manager that starts it again ("systemd", "launchd"), if one does; notice is
+    what the user has to know, until `resume`.
     """
 
     op: ClassVar[str] = "hello"
@@ -101,6 +102,7 @@ class HelloReply(Reply):
     supervisor: str | None = wire(_SHORT, default=None)
     ready: bool = wire(boolean(), default=True)
     waiting_for: str | None = wire(_SHORT, default=None)
+    notice: str | None = wire(_SHORT, default=None)
     device: str = wire(_SHORT, default="")
     models: tuple[str, ...] = wire(array(text(1024), 0, 4096), default=())
     default_model: str | None = wire(text(1024), default=None)
@@ -118,6 +120,7 @@ class PingReply(Reply):
     running: int = wire(_COUNT, default=0)
     paused: bool = wire(boolean(), default=False)
     draining: bool = wire(boolean(), default=False)
+    notice: str | None = wire(_SHORT, default=None)
     clock_ms: int = wire(_COUNT, default=0)
 
 

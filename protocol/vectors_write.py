@@ -155,6 +155,9 @@ def replies() -> dict[str, m.Reply]:
             waiting_for="the device"
         ),
         "ping": m.PingReply(boot="9f86d081", queued=1, running=1, clock_ms=123456),
+        "ping, with a notice": m.PingReply(
+            boot="9f86d081", queued=1, paused=True, notice="The journal of jobs was damaged."
+        ),
         "models": m.ModelsReply(models=(model,), default="pocket"),
         "load": m.LoadReply(model="pocket", state="loading", waiting_for="the weights"),
         "unload": m.UnloadReply(model="pocket", state="ready_to_load", freed_bytes=268435456, measured=True),

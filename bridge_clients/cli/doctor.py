@@ -198,4 +198,5 @@ def _daemon() -> Finding:
         advice = error.message if status == USAGE else "segue stop, then try again"
         return Finding("daemon", f"answers with {error.code}", status, advice)
     state = "paused: segue resume goes on" if reply.paused else "ready" if reply.ready else "starting"
-    return Finding("daemon", f"{state}, answers in {took_ms:.1f} ms")
+    notice = f". {reply.notice}" if reply.notice else ""
+    return Finding("daemon", f"{state}, answers in {took_ms:.1f} ms{notice}")

@@ -63,7 +63,10 @@ def _make(args: Any, making: Making, reporter: Reporter) -> int:
         with connection.connect(reporter=reporter) as client:
             if client.skew:
                 reporter.note(client.skew)
-            if client.ping().paused:
+            state = client.ping()
+            if state.notice:
+                reporter.note(state.notice)
+            if state.paused:
                 reporter.note("The daemon is paused; `segue resume` in another terminal lets it go on.")
             outcome = run_job(client, submit, collector, reporter, _cancel)
         if outcome.cancelled:

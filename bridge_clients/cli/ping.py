@@ -23,4 +23,6 @@ def run(args: Any) -> int:
         "paused" if reply.paused else "stopping" if reply.draining else "ready" if reply.ready else "starting"
     )
     say(f"The daemon is {state}: {reply.running} running, {reply.queued} waiting ({took_ms:.1f} ms).")
+    if reply.notice:
+        say(reply.notice)
     return DONE
