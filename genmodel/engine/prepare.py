@@ -238,7 +238,8 @@ def _context(
     nothing.
 
     Up to the handle that is the prompt, for a model whose stems it cannot be split into; from the seam on the
-    request's context, where there is one, as far beyond the take as the model looks ahead.
+    request's context, where there is one, as far beyond the take as the model looks ahead. What follows a gap
+    that is to be filled comes the same way: silence, then sound.
     """
     beyond: int = model.lm.condition_provider.conditioners["context"].look_ahead_frames  # type: ignore[assignment]
     core = model.compression_model.core
@@ -256,7 +257,18 @@ def _context(
         # beyond the prompt there is nothing: its last frames were made from padding
         made = made[:, :-HANDLE_FRAMES]
     codes[:, first : first + made.shape[1]] = made
+    if after is not None:
+        # silence before the tracks come in is a gap to fill: nothing, rather than the codes of silence
+        gap = _leading_silence(after) // model.compression_model.hop_samples - HANDLE_FRAMES
+        if gap > 0:
+            codes[:, max(0, seam - HANDLE_FRAMES) : seam + gap] = core.cardinality
     return codes
+
+
+def _leading_silence(wav: Tensor) -> int:
+    """How many samples of [n] are exactly zero before the first that is not; all of them for silence."""
+    sounding = wav.nonzero()[:1, 0]
+    return int(sounding[0]) if len(sounding) else wav.shape[0]
 
 
 def empty_tokens(prepared: Prepared, model: BaseGenModel) -> Tensor:

@@ -340,6 +340,20 @@ def test_harmony_comes_round_again_by_whole_bars(monkeypatch: pytest.MonkeyPatch
     assert torch.equal(asked[:50], free[:50])
 
 
+def test_what_follows_a_gap_is_heard_and_the_gap_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = stems_model(level_db=None)
+    prompt, following = noise_clip(2.0), noise_clip(1.0, seed=3)
+    silence = torch.zeros(1, 2 * 32_000 + 40 * model.compression_model.hop_samples)
+    asked = request(
+        prompt=prompt, frames=40, context=AudioClip(torch.cat([silence, following.samples], 1), 32_000)
+    )
+    context = captured(model, asked, monkeypatch)["context"]
+    alone = captured(model, request(prompt=prompt, frames=40), monkeypatch)["context"]
+    assert context.shape == alone.shape == (4, 95)  # 50 + 40 frames and five of look-ahead
+    assert torch.equal(context[:, :86], alone[:, :86]) and bool((context[:, 46:86] == 400).all())
+    assert bool((context[:, 90:] < 400).all())  # what follows, as far as the model looks ahead
+
+
 def test_without_chords_the_other_tracks_say_the_harmony(monkeypatch: pytest.MonkeyPatch) -> None:
     model = stems_model(level_db=None)
     time = torch.arange(3 * 32_000) / 32_000

@@ -17,6 +17,8 @@ from genmodel.pocket.recipe.lmdata import (
     transport,
 )
 from genmodel.pocket.recipe.train_lm import (
+    OF_CODES,
+    begin_with,
     codebook_losses,
     condition_tensors,
     delayed,
@@ -60,6 +62,31 @@ def test_continue_a_mix(maker: TaskMaker) -> None:
         assert not example.given[:, :prompt].any() and example.given[:, prompt:].all()
         assert torch.equal(example.counted, example.given)
         assert (example.context[:, prompt:] == CARD).all() and (example.context[:, :prompt] < CARD).all()
+
+
+def test_fill_hears_both_sides_of_the_gap_and_counts_what_is_in_it(maker: TaskMaker) -> None:
+    for _ in range(20):
+        example = maker.example("fill")
+        heard = (example.context < CARD).all(0)
+        inside = example.counted.all(0)
+        assert torch.equal(heard, ~inside) and torch.equal(example.given, example.counted)
+        edges = inside.int().diff().nonzero()[:, 0]
+        assert len(edges) == 2 and not inside[0] and not inside[-1]  # one gap, sound before and after it
+        assert int(inside.sum()) >= FRAMES // 6
+
+
+def test_a_new_codec_keeps_the_body(model) -> None:
+    config = lm_config(dim=32, layers=2, heads=2, card=CARD, seconds=3.0)
+    other = build_lm(config, seed=9)
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    left = begin_with(other, model.state_dict(), fresh_codes=True)
+    assert left and all(name.startswith(OF_CODES) for name in left)
+    assert {name.split(".")[0] for name in left} == {"emb", "linears", "condition_provider"}
+    for name, value in other.state_dict().items():
+        assert torch.equal(value, before[name] if name in left else model.state_dict()[name]), name
+    assert begin_with(other, model.state_dict(), fresh_codes=False) == []
+    with pytest.raises(RuntimeError, match="another model"):
+        begin_with(build_lm(lm_config(dim=32, layers=1, heads=2, card=CARD)), model.state_dict(), True)
 
 
 def test_accompany_leaves_the_given_stems_out(maker: TaskMaker) -> None:

@@ -2,12 +2,14 @@
 
 One graph serves every task; a task only changes what is put in and where the loss counts:
 
-* continue a mix (45 %): before frame P all target tokens are unknown and the mix's codes stand in the
+* continue a mix (40 %): before frame P all target tokens are unknown and the mix's codes stand in the
   context; the loss counts from P on;
-* continue stems (25 %): the stems' own tokens all the way, no context;
+* continue stems (22 %): the stems' own tokens all the way, no context;
 * accompany (15 %): the mix of some stems stands in the context all the way, their own tokens are unknown and
   out of the loss;
-* from text alone (15 %): as "continue stems" from the song's beginning, and the harmony from its chords.
+* fill (10 %): as "continue a mix", and from frame Q on the mix's codes stand in the context again; the loss
+  counts between P and Q;
+* from text alone (13 %): as "continue stems" from the song's beginning, and the harmony from its chords.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ from genmodel.pocket.recipe.song import STEMS, Song
 
 FRAME_RATE = 50.0
 CODEBOOKS = 4
-TASKS = ("mix", "stems", "accompany", "text")
-TASK_SHARES = (0.45, 0.25, 0.15, 0.15)
+TASKS = ("mix", "stems", "accompany", "text", "fill")
+TASK_SHARES = (0.40, 0.22, 0.15, 0.13, 0.10)
 TEXT_DROP, WORD_DROP = 0.15, 0.2
 TRANSPORT_DROP, FOUR_BAR_DROP, HARMONY_DROP = 0.2, 0.3, 0.25
 CHORDS_SHARE = 0.3
@@ -151,6 +153,13 @@ class TaskMaker:
             given[:, :prompt] = False
             counted[:, :prompt] = False
             context[:, :prompt] = source.codes["mix"][:, start : start + prompt].long()
+        elif task == "fill":
+            prompt = int(self.draw.integers(min(100, frames // 4), max(2, frames // 2)))
+            end = int(self.draw.integers(prompt + frames // 6, frames - frames // 8))
+            given[:, :prompt], given[:, end:] = False, False
+            counted = given.clone()
+            for piece in (slice(0, prompt), slice(end, frames)):
+                context[:, piece] = source.codes["mix"][:, start:stop][:, piece].long()
         elif task == "accompany":
             heard = "+".join(STEMS[stem] for stem in subset)
             context = source.codes[heard][:, start:stop].long()
@@ -187,7 +196,7 @@ class TaskMaker:
             pitch = torch.from_numpy(source.song.chord_chroma(times))
         else:
             pitch = source.pitch(heard)[start : start + frames].clone()
-        if task == "mix" and self._chance(0.5):
+        if task in ("mix", "fill") and self._chance(0.5):
             pitch[:prompt] = source.pitch("mix")[start : start + prompt]
             period = prompt_period_frames(source.song, start, prompt)
             pitch[prompt:] = repeat_chroma(pitch[:prompt], frames - prompt, period)

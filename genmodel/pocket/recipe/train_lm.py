@@ -1,6 +1,10 @@
 """Train the language model on tokenised songs; resumable at any moment from its last checkpoint.
 
 python -m genmodel.pocket.recipe.train_lm --tokens DIR --out DIR --minutes 45
+
+--start begins a run of its own (step 0, fresh optimiser) with another one's weights. After a new codec
+--fresh-codes leaves out what belongs to codes (embeddings, heads, the context's embeddings); body, words and
+the other conditions are taken over.
 """
 
 from __future__ import annotations
@@ -51,6 +55,26 @@ class Plan:
     peak_rate: float = 1.2e-3
     warm_steps: int = 150
     seed: int = 0
+    start: str = ""
+    fresh_codes: bool = False
+
+
+OF_CODES = ("emb.", "linears.", "condition_provider.conditioners.context.emb.")
+"""Parameters, by the beginning of their name, that mean nothing under another codec."""
+
+
+def begin_with(model: LMModel, state: dict[str, Tensor], fresh_codes: bool) -> list[str]:
+    """Take over weights; with `fresh_codes` all but those of codes. Returns the names that were left as they
+    are.
+
+    Raises RuntimeError where names or shapes of the rest differ.
+    """
+    kept = {name: value for name, value in state.items() if not (fresh_codes and name.startswith(OF_CODES))}
+    missing, unexpected = model.load_state_dict(kept, strict=False)
+    odd = [name for name in missing if not (fresh_codes and name.startswith(OF_CODES))] + list(unexpected)
+    if odd:
+        raise RuntimeError(f"the checkpoint is of another model: {odd[0]} and {len(odd) - 1} more differ")
+    return list(missing)
 
 
 def delayed(values: Tensor, delays: list[int], fill: int | bool) -> Tensor:
@@ -133,6 +157,8 @@ class LMRun:
             self.model.load_state_dict(state["model"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.step, self.spent_s = state["step"], state["spent_s"]
+        elif plan.start:
+            begin_with(self.model, load_state(Path(plan.start))["model"], plan.fresh_codes)
         songs = load_songs(tokens, False, song_seconds)
         if not songs:
             raise FileNotFoundError(f"no tokens in {tokens}; run genmodel.pocket.recipe.tokenise first")
@@ -238,6 +264,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=45.0)
     parser.add_argument("--steps", type=int, default=0, help="length in steps instead of minutes")
     parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--start", default="", help="checkpoint whose weights a new run begins with")
+    parser.add_argument("--fresh-codes", action="store_true", help="after a new codec; see above")
+    parser.add_argument("--peak-rate", type=float, default=1.2e-3)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--device", default=None)
@@ -254,6 +283,9 @@ def main(argv: list[str] | None = None) -> int:
         layers=options.layers,
         dim=options.dim,
         seed=options.seed,
+        peak_rate=options.peak_rate,
+        start=options.start,
+        fresh_codes=options.fresh_codes,
     )
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     run = LMRun(options.tokens, options.out, plan, device)
