@@ -38,7 +38,7 @@ class Script:
     def broken(self, sentence: str) -> None:
         self._report.broken.append(f"{self._where}: {sentence}")
 
-    def _ask(self, request: m.Request) -> Any:
+    def ask(self, request: m.Request) -> Any:
         """The answer, or None when it was refused with a typed error."""
         try:
             return self._line.ask(request, 10.0)
@@ -51,7 +51,7 @@ class Script:
         return None
 
     def submit(self, task: work.Task) -> checker.Told | None:
-        reply = self._ask(task.request())
+        reply = self.ask(task.request())
         if reply is None:
             return None
         told = self.told.setdefault(task.key, checker.Told(reply.job))
@@ -67,7 +67,7 @@ class Script:
         if after and told.events[after][0] in checker.FINAL:
             return told.events[after][0]
         while time.monotonic() < by:
-            reply = self._ask(m.Next(job=told.job, after=after, wait_ms=200))
+            reply = self.ask(m.Next(job=told.job, after=after, wait_ms=200))
             if reply is None:
                 if self.refused[-1:] and self.refused[-1][1] in ("E_TAKE_MISSING", "E_TAKE_DAMAGED"):
                     return "unreadable"
@@ -95,12 +95,17 @@ class Script:
         if bytes(event.block.data) != wanted:
             self.broken(f"job {told.job}, event {event.seq}: samples of another place")
 
+    def expect_code(self, op: str, code: str) -> None:
+        """The last refusal must have been this."""
+        if self.refused[-1:] != [(op, code)]:
+            self.broken(f"refused as {self.refused[-1:]}, not {code}")
+
     def cancel(self, told: checker.Told) -> None:
         told.asked_cancel = True
-        self._ask(m.Cancel(job=told.job))
+        self.ask(m.Cancel(job=told.job))
 
     def fetch(self, told: checker.Told) -> bool:
-        reply = self._ask(m.Fetch(job=told.job))
+        reply = self.ask(m.Fetch(job=told.job))
         if reply is None or told.task is None:
             return False
         data = Path(reply.path).read_bytes()
@@ -119,19 +124,19 @@ class Script:
         if other is not None:
             self.follow(other, "audio")
             self.cancel(other)
-        self._ask(m.Pause())
-        self._ask(m.Resume())
+        self.ask(m.Pause())
+        self.ask(m.Resume())
         if told is not None:
             self.third = work.Task(
                 self._rng.randbytes(16).hex(), self.first.frames, self.first.seed + 1, self.first.text,
                 of=told.job,
             )  # fmt: skip
             self.submit(self.third)
-            self._ask(m.Cancel(job=told.job))  # of a job that has ended: says so, changes nothing
+            self.ask(m.Cancel(job=told.job))  # of a job that has ended: says so, changes nothing
 
     def mend(self) -> None:
         """The disk is well: what was refused is asked for again, what was acknowledged is there."""
-        self._ask(m.Resume())
+        self.ask(m.Resume())
         before = len(self.refused)
         for task in (self.first, self.second, getattr(self, "third", None)):
             if task is None:
@@ -166,5 +171,5 @@ class Script:
 
     def forget(self) -> None:
         for told in self.told.values():
-            self._ask(m.Forget(job=told.job))
+            self.ask(m.Forget(job=told.job))
             told.asked_forget = told.forgot = True
