@@ -58,6 +58,7 @@ class Job:
     memory_retries: int = 0
     void_attempts: int = 0  # given up for good; chunks and tokens of later ones are kept
     cancelling: bool = False
+    heard: bool = False  # it has made audio since it was handed in, or since the daemon's start
 
     @property
     def variations(self) -> int:

@@ -59,6 +59,7 @@ class Journal:
         """Raises `JournalDamaged`, or E_VERSION and `StorageError` for what is no damage."""
         self.path = path
         self.records = records or Records(path.parent)
+        self.timed: Callable[[float], None] = lambda seconds: None  # told what each commit took
         self.damage: str | None = None  # what sqlite said when it met a damaged page while we ran
         self._db = self._opened()
 
@@ -113,13 +114,14 @@ class Journal:
 
     def _commit(self, change: Callable[[sqlite3.Connection], tuple[int, int] | None]) -> None:
         """One transaction. `change` returns what it wrote into a record, to be cut when the commit fails."""
-        mark = None
+        mark, begun = None, time.monotonic()
         try:
             if self._db.in_transaction:  # a roll-back that failed
                 self._db.execute("ROLLBACK")
             self._db.execute("BEGIN IMMEDIATE")
             mark = change(self._db)
             self._db.execute("COMMIT")
+            self.timed(time.monotonic() - begun)
         except BaseException as error:
             if self._db.in_transaction:  # a full disk makes sqlite roll back by itself
                 with contextlib.suppress(sqlite3.Error):

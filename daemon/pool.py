@@ -166,6 +166,9 @@ class Pool:
             worker.progressed_s = now
             self._book.audio(current, attempt, message["chunks"], message.get("reached", (0, 0, 0)))  # type: ignore[arg-type]
             self._metrics.count("chunks", len(message["chunks"]))
+            if not current.heard:
+                current.heard = True
+                self._metrics.observe("first_audio_seconds", now - current.since_s)
         elif op == "done":
             self._leave(worker, message, now)
             self.rest.succeeded(worker.model)

@@ -69,6 +69,7 @@ class Server:
         self.journal, damage = rebuild.open_journal(state)
         if damage is not None:
             _LOG.error(damage)
+        self.journal.timed = lambda seconds: self.metrics.observe("commit_seconds", seconds)
         gib, mib = 2**30, 2**20
         self.takes = takes.TakeStore(
             state,

@@ -113,8 +113,9 @@ def run_status(args: Any) -> int:
         ("jobs", f"{ping.running} running, {ping.queued} waiting"),
     ):
         say(f"{name:<14} {value}")
-    if skew:
-        say(skew)
+    for said in (hello.notice, skew):
+        if said:
+            say(said)
     return DONE
 
 

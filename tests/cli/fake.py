@@ -34,6 +34,7 @@ from protocol.messages import (
     Submit,
     Tick,
 )
+from protocol.replies import HelloReply
 
 CANCELLED = threading.Event()  # what one client says, the other hears: the daemon between them
 CHUNK = 5000
@@ -159,6 +160,7 @@ class FakeClient:
     """The part of the client's face that the command uses."""
 
     skew = None
+    hello = HelloReply(daemon="segued 0", protocol=(1, 0), boot="b", pid=7)
 
     def __init__(self, script: str, submitted: list[Submit]) -> None:
         self._script, self._submitted = script, submitted

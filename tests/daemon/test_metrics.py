@@ -140,6 +140,8 @@ def test_what_happened_is_in_the_figures() -> None:
         assert found["segue_worker_starts_total"][()] == 2
         assert found["segue_cancel_seconds_count"][()] == 1
         assert found["segue_wait_seconds_count"][()] == 4  # attempts
+        assert found["segue_first_audio_seconds_count"][()] == 3  # jobs
+        assert found["segue_commit_seconds_count"][()] > 10
         for name in ("takes", "journal", "quota", "disk_free"):
             assert found[f"segue_{name}_bytes"][()] > 0, name
         resident = {dict(key)["process"]: value for key, value in found["segue_resident_bytes"].items()}
