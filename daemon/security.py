@@ -30,7 +30,12 @@ class UnsafePath(RuntimeError):
 
 def owner_only_folder(path: Path) -> Path:
     """Make the folder (mode 0700) or check that it is ours alone; a folder of ours is tightened."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UnsafePath(
+            f"{path}, or a folder on the way to it, is a file; Segue needs a folder of its own there."
+        ) from None
     info = path.lstat()
     if stat.S_ISLNK(info.st_mode) or not stat.S_ISDIR(info.st_mode):
         raise UnsafePath(f"{path} is a link or a file; Segue needs a folder of its own there.")
