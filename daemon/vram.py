@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 
 
 class _Memory(ctypes.Structure):
@@ -42,3 +43,27 @@ def used_bytes() -> int | None:
             return None
         total += memory.used
     return total
+
+
+def _physical(index: int) -> int | None:
+    """The driver's number of the device that this process would call `index`; None: there is none."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return index
+    words = [word.strip() for word in visible.split(",") if word.strip()]
+    if index >= len(words) or words[index] == "-1":
+        return None
+    return int(words[index]) if words[index].isdigit() else index
+
+
+def free_and_total(index: int = 0) -> tuple[int, int] | None:
+    """(free bytes, all bytes) of one NVIDIA device, or None where there is none or it cannot be asked."""
+    library, physical = _library(), _physical(index)
+    if library is None or physical is None:
+        return None
+    device, memory = ctypes.c_void_p(), _Memory()
+    if library.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(physical), ctypes.byref(device)) != 0:
+        return None
+    if library.nvmlDeviceGetMemoryInfo(device, ctypes.byref(memory)) != 0:
+        return None
+    return int(memory.free), int(memory.total)
