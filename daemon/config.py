@@ -37,7 +37,9 @@ class Folders:
 class Queue:
     max_jobs: int = 64
     max_per_session: int = 16
-    ageing_s: float = 60.0  # a job that waited this long competes one class higher
+    running_per_session: int = 2  # while others wait or may come
+    ageing_s: float = 60.0  # an interactive job that waited so long competes as live work does
+    batch_ageing_s: float = 600.0  # a batch job that waited so long competes as interactive work does
 
 
 @dataclass
@@ -50,6 +52,8 @@ class Worker:
     precision: str = "auto"
     nice: int = 5  # how far a worker stands back behind the programs that play audio
     keep_alive_s: float = 300.0  # how long an idle model stays; 0 goes at once, -1 stays for ever
+    memory_gib: float = 0.0  # what all models on a device may take together; 0: what is measured free
+    stay_s: float = 30.0  # so long a model stays that was just loaded, unless a live job needs its room
     load_timeout_s: float = 600.0
     stall_s: float = 10.0  # no step for so long (or 20 usual steps, if that is longer) ends the worker
     first_step_s: float = 300.0  # reading a prompt may take so long, while the process computes
@@ -112,7 +116,11 @@ class Settings:
 RANGES: dict[str, tuple[float, float]] = {
     "queue.max_jobs": (1, 10_000),
     "queue.max_per_session": (1, 10_000),
+    "queue.running_per_session": (1, 256),
     "queue.ageing_s": (1, 86_400),
+    "queue.batch_ageing_s": (1, 86_400),
+    "worker.memory_gib": (0, 100_000),
+    "worker.stay_s": (0, 86_400),
     "worker.slots": (1, 256),
     "worker.threads": (0, 1024),
     "worker.nice": (0, 19),

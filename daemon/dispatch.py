@@ -1,7 +1,7 @@
 """Who gets which job: the queue's order, slots, models that must come first.
 
 A head of the queue that cannot start keeps its worker closed for those behind it, so that nobody small slips
-past it for ever.
+past it for ever. Live jobs pass: their slot is kept free.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 
 from daemon import journal as rows
 from daemon.config import Settings
@@ -17,55 +17,88 @@ from daemon.disk import StorageError
 from daemon.jobs import Job, JobBook
 from daemon.metrics import Metrics
 from daemon.pool import Pool
+from daemon.residency import Residency
 from daemon.scheduler import Scheduler, Waiting
 from daemon.workers.local import LocalWorker
 
-AGAIN_S = 1.0  # after something could not be started for want of disk or processes
-SHARE = 2  # jobs of one session that run at once while others might want to
+AGAIN_S = 1.0  # after something could not be started because the disk was full
+_ROOMY = 4  # slots from which on one more is kept from batch work
 _LOG = logging.getLogger("segue.dispatch")
 
 
+@dataclass
+class _Begun:
+    """An attempt under way. `whole`: it began at the beginning and nobody paused, so its time says what such
+    a job costs.
+    """
+
+    job: Job
+    attempt: int
+    begun_s: float
+    whole: bool
+
+
 class Dispatcher:
-    """Owned by the front-end's one thread. `spawn` starts a worker: (name, model, device) -> LocalWorker."""
+    """Owned by the front-end's one thread."""
 
     def __init__(
         self,
         book: JobBook,
         pool: Pool,
         scheduler: Scheduler,
+        residency: Residency,
         settings: Settings,
         metrics: Metrics,
-        spawn: Callable[[str, str, str], LocalWorker],
     ) -> None:
-        self._book, self._pool, self._scheduler = book, pool, scheduler
-        self._settings, self._metrics, self._spawn = settings, metrics, spawn
-        self._devices = dict(zip(pool.places, settings.worker.devices, strict=True))
+        self._book, self._pool, self._scheduler, self._residency = book, pool, scheduler, residency
+        self._settings, self._metrics = settings, metrics
         self._quiet_until_s = 0.0  # nothing is started before
+        self._begun: dict[int, _Begun] = {}
 
     def turn(self) -> None:
         """Start what may start now, and see to it that the models come that are waited for."""
         now = time.monotonic()
-        if self._pool.paused or now < self._quiet_until_s:
+        self._settle(now)
+        if self._pool.paused:
+            for begun in self._begun.values():
+                begun.whole = False
             return
-        queued = self._book.queued()
+        if now < self._quiet_until_s:
+            return
         self._scheduler.keep_only({job.session for job in self._book.active.values()})
-        order = self._scheduler.order(
-            [Waiting(job.id, job.session, job.priority, job.since_s) for job in queued], now
-        )
-        closed: set[str] = set()  # places that start nothing more in this turn
+        order = self._scheduler.order([self._waiting(job) for job in self._book.queued()], now)
+        closed: set[str] = set()  # workers that start nothing more in this turn
         for index, waiting in enumerate(order):
             job = self._book.active.get(waiting.job)
             if job is None or job.state != rows.QUEUED:
                 continue  # failed meanwhile with its model
             job.position = index
-            if self._pool.starting:
-                self._place(job, closed, now)
-        for model, keep_alive_s in list(self._pool.wanted.items()):
+            if self._pool.starting and now >= self._quiet_until_s:
+                self._place(job, waiting, closed, now)
+        for model in list(self._pool.wanted):
             rests = self._pool.rest.waits_s(model, now) > 0
             if self._pool.starting and not rests and self._pool.with_model(model) is None:
-                self._make_room(model, closed, keep_alive_s)
+                self._residency.bring(model, closed, live=False, now_s=now)
 
-    def _place(self, job: Job, closed: set[str], now: float) -> None:
+    def _waiting(self, job: Job) -> Waiting:
+        """What is left of a job that goes on counts, not what is made already."""
+        left = 1 - job.progress.step / job.progress.steps if job.progress.steps else 1.0
+        cost_s = left * self._pool.costs.seconds(job.model, job.audio_s, job.variations)
+        return Waiting(job.id, job.session, job.priority, job.since_s, cost_s)
+
+    def _settle(self, now: float) -> None:
+        """Attempts that are over: what they took is charged, and learnt from where it says something."""
+        for begun in list(self._begun.values()):
+            job = begun.job
+            if job.state == rows.RUNNING and job.attempt == begun.attempt and job.id in self._book.active:
+                continue
+            took_s = now - begun.begun_s
+            self._scheduler.finished(job.id, took_s)
+            if job.state == rows.DONE and begun.whole:
+                self._pool.costs.learn(job.model, job.audio_s, job.variations, took_s)
+            del self._begun[job.id]
+
+    def _place(self, job: Job, waiting: Waiting, closed: set[str], now: float) -> None:
         """Start a job, or see to it that its model comes."""
         worker = self._pool.with_model(job.model)
         reason = self._pool.rest.reason(job.model, now) if worker is None else None
@@ -74,15 +107,18 @@ class Dispatcher:
         elif worker is not None and worker.state == "loaded":
             if self._has_its_share(worker, job):
                 return  # others may pass: this session has enough aboard already
-            if worker.name not in closed and self._fits(worker, job):
-                self._start(worker, job, now)
+            passes = worker.name not in closed or job.priority == "live"
+            if passes and self._fits(worker, job):
+                self._start(worker, job, waiting, now)
             else:
                 closed.add(worker.name)
         elif worker is not None:
             self._say_loading(job, worker, now)
             closed.add(worker.name)
-        elif not self._make_room(job.model, closed, self._pool.wanted.get(job.model)):
-            self._say(job, "waiting for a device", now)
+        else:
+            note = self._residency.bring(job.model, closed, live=job.priority == "live", now_s=now)
+            if note is not None and job.state == rows.QUEUED:
+                self._say(job, note, now)
 
     def _say(self, job: Job, note: str, now: float) -> None:
         """Why a queued job does not start; clients that wait hear of it once."""
@@ -93,43 +129,50 @@ class Dispatcher:
         state, note = (
             ("loading", f"loading {job.model}") if worker.state == "loading" else ("queued", "making room")
         )
-        if job.progress.state != state:
+        if (job.progress.state, job.progress.note) != (state, note):
             job.progress.state, job.progress.note, job.progress.stamp_s = state, note, now
 
     def _fits(self, worker: LocalWorker, job: Job) -> bool:
-        """Slots for all variations (one is kept for live work); a job that a worker died under goes alone."""
+        """Slots for all variations; one is kept for live work and, where there are many, one more from batch
+        work. A job that a worker died under, or that ran out of memory, goes alone.
+        """
         aboard = [found for found in map(self._book.active.get, worker.aboard) if found is not None]
         if not worker.aboard:
             return True
-        if job.strikes or any(found.strikes > 1 for found in aboard):
+        alone = any(found.strikes > 1 or found.memory_retries for found in aboard)
+        if job.strikes or job.memory_retries or alone:
             return False
-        reserve = 0 if job.priority == "live" else 1
+        slots = self._settings.worker.slots
+        kept = {"live": 0, "interactive": 1}.get(job.priority, 2 if slots >= _ROOMY else 1)
         taken = sum(found.variations for found in aboard) + (len(worker.aboard) - len(aboard))
-        return taken + job.variations <= self._settings.worker.slots - reserve
+        return taken + job.variations <= slots - kept
 
     def _has_its_share(self, worker: LocalWorker, job: Job) -> bool:
-        """A session with two jobs aboard leaves the rest of the slots to others who wait or may come."""
+        """A session with its number of jobs aboard leaves the rest of the slots to others who wait or may
+        come.
+        """
         aboard = [found for found in map(self._book.active.get, worker.aboard) if found is not None]
-        if sum(found.session == job.session for found in aboard) < SHARE or job.priority == "live":
+        mine = sum(found.session == job.session for found in aboard)
+        if mine < self._settings.queue.running_per_session or job.priority == "live":
             return False
         taken = sum(found.variations for found in aboard)
         others_wait = any(found.session != job.session for found in self._book.queued())
         return others_wait or taken + job.variations > self._settings.worker.slots // 2
 
-    def _start(self, worker: LocalWorker, job: Job, now: float) -> None:
+    def _start(self, worker: LocalWorker, job: Job, waiting: Waiting, now: float) -> None:
         facts = worker.facts
-        before = [dataclasses.asdict(found) for found in self._book.to_go_on_from(job)]
         data = {"worker": worker.name, "model": facts["name"]}
         data |= {"device": facts["device"], "precision": facts["precision"]}
         try:
+            before = [dataclasses.asdict(found) for found in self._book.to_go_on_from(job)]
             attempt = self._book.start(job, data)
-        except StorageError as error:  # a full disk: nothing began, and it is tried again
+        except StorageError as error:  # nothing began, and it is tried again
             self._quiet_until_s = now + AGAIN_S
             job.progress.note = error.message
             _LOG.error("an attempt could not be written down", extra={"job": job.id}, exc_info=error)
             return
-        job.charged_s = self._pool.costs.seconds(job.model, job.audio_s, job.variations)
-        self._scheduler.charge(job.session, job.charged_s)
+        self._scheduler.started(waiting, now)
+        self._begun[job.id] = _Begun(job, attempt, now, whole=not before)
         if not worker.aboard:
             worker.progressed_s = now
         worker.aboard[job.id] = attempt
@@ -145,35 +188,3 @@ class Dispatcher:
 
     def _folders(self, job: int) -> dict[str, str]:
         return {"spool": str(self._book.spool_folder(job)), "takes": str(self._book.take_folder(job))}
-
-    def _make_room(self, model: str, closed: set[str], keep_alive_s: float | None) -> bool:
-        """Start a worker with this model on a free device, or end an idle one for it. True
-        when it is coming.
-        """
-        for name, worker in self._pool.places.items():
-            if worker is None and name not in closed:
-                try:
-                    fresh = self._spawn(name, model, self._devices[name])
-                except OSError as error:  # no descriptors, no processes, no log file: as if it had died
-                    self._pool.rest.died(model, time.monotonic(), f"no process could be started: {error}")
-                    return True
-                fresh.keep_alive_s = (
-                    self._settings.worker.keep_alive_s if keep_alive_s is None else keep_alive_s
-                )
-                self._pool.places[name] = fresh
-                closed.add(name)
-                self._metrics.count("worker_starts")
-                _LOG.info("worker started", extra={"worker": name, "model": model, "pid": fresh.pid})
-                return True
-        for worker in self._pool.workers:
-            if worker.state == "loaded" and not worker.aboard and worker.name not in closed:
-                worker.why = f"room was needed for {model}"
-                worker.end()
-                closed.add(worker.name)
-                return True
-        # All at work: the first that is not spoken for finishes what it has and takes nothing new.
-        for worker in self._pool.workers:
-            if worker.name not in closed:
-                closed.add(worker.name)
-                break
-        return False

@@ -33,8 +33,17 @@ def how(status: int | None) -> str:
 class Endings:
     """Owned by the pool. `refusals`: why a model could not be loaded last time, by name."""
 
-    def __init__(self, book: JobBook, settings: Settings, metrics: Metrics, rest: Quarantine) -> None:
+    def __init__(
+        self,
+        book: JobBook,
+        settings: Settings,
+        metrics: Metrics,
+        rest: Quarantine,
+        make_way: Callable[[LocalWorker], bool],
+    ) -> None:
+        """`make_way`: ends idle workers beside one that ran out of memory; False when there was none."""
         self._book, self._settings, self._metrics, self._rest = book, settings, metrics, rest
+        self._make_way = make_way
         self.refusals: dict[str, SegueError] = {}
         self._swept_s = self._said_s = -_SAY_EVERY_S
 
@@ -102,22 +111,25 @@ class Endings:
                 "why": worker.why,
             },
         )  # fmt: skip
-        if not asked and not worker.slept:
+        cramped = _is_memory(worker)
+        if not asked and not worker.slept and not cramped:
             self._rest.died(worker.model, now_s, self._cause(worker, status))
-        alone = len(worker.aboard) == 1
+        roomier = cramped and (self._make_way(worker) or len(worker.aboard) > 1)
         for job_id, attempt in list(worker.aboard.items()):
             job = self._book.active.get(job_id)
             if job is None or job.state != rows.RUNNING or job.attempt != attempt:
                 continue
-            self._metrics.count(
-                "requeues", reason="stalled" if worker.stalled else "asked" if asked else "died"
-            )
+            if not cramped:
+                reason = "stalled" if worker.stalled else "asked" if asked else "died"
+                self._metrics.count("requeues", reason=reason)
             if asked:
                 self._give_back(job, worker.why or "its worker was stopped", forgiven=True)
             elif worker.slept:
                 self._give_back(job, "the device was lost while the machine slept", forgiven=True)
+            elif cramped:
+                self._out_of_memory(job, SegueError.from_map(worker.broken), roomier=roomier)
             else:
-                self._strike(job, worker, self._cause(worker, status), alone=alone)
+                self._strike(job, worker, self._cause(worker, status))
         many = self._rest.lately(worker.model, now_s) >= self._settings.worker.attempts
         if not worker.loaded_s and not asked and many:
             said = self._cause(worker, status)
@@ -131,19 +143,31 @@ class Endings:
             return SegueError.from_map(worker.broken).message.rstrip(".")
         return worker.why if worker.stalled else how(status)
 
-    def _strike(self, job: Job, worker: LocalWorker, cause: str, *, alone: bool) -> None:
-        """A job whose worker ended under it: again, or for good after the last attempt.
+    def gave_up(self, job: Job, worker: LocalWorker, error: SegueError) -> None:
+        """A worker could not do a job and lives on."""
+        if error.code == "E_MEMORY":
+            self._out_of_memory(job, error, roomier=self._make_way(worker) or bool(worker.aboard))
+        else:
+            self.fail(job, error)
 
-        Memory that was not enough for the job alone will not be enough the next time either.
+    def _out_of_memory(self, job: Job, error: SegueError, *, roomier: bool) -> None:
+        """Once more, alone, if that gives it more room; memory that was not enough for the job alone will not
+        be enough the next time either.
         """
+        if roomier and not job.memory_retries:
+            job.memory_retries += 1
+            self._metrics.count("requeues", reason="memory")
+            self._give_back(job, "the memory ran out; it is tried once more, alone", forgiven=True)
+        else:
+            self.fail(job, error)
+
+    def _strike(self, job: Job, worker: LocalWorker, cause: str) -> None:
+        """A job whose worker ended under it: again, or for good after the last attempt."""
         if worker.broken is not None:
             why = f"its worker met a fault ({cause})"
         else:
             why = "its worker stalled" if worker.stalled else f"its worker died ({cause})"
-        broken = SegueError.from_map(worker.broken) if worker.broken else None
-        if broken is not None and broken.code == "E_MEMORY" and alone:
-            self.fail(job, broken)
-        elif job.strikes >= self._settings.worker.attempts:
+        if job.strikes >= self._settings.worker.attempts:
             code = "E_STALLED" if worker.stalled else "E_CRASH_LOOP"
             message = f"This job was tried {job.strikes} times and is given up: {why}."
             self.fail(job, SegueError(code, message, detail=f"attempts: {job.attempt}"))
@@ -152,3 +176,7 @@ class Endings:
 
     def _give_back(self, job: Job, why: str, *, forgiven: bool) -> None:
         self.requeue(job, why, forgiven=forgiven)
+
+
+def _is_memory(worker: LocalWorker) -> bool:
+    return bool(worker.broken) and SegueError.from_map(worker.broken).code == "E_MEMORY"

@@ -85,6 +85,14 @@ class Inventory:
         except ValueError:
             self.failed = True
 
+    def files_bytes(self, model: str) -> int | None:
+        """How large a model's files are, as far as the last list says."""
+        for entry in self.entries:
+            size = entry.get("size_bytes", entry.get("bytes"))
+            if entry.get("name") == model and isinstance(size, (int, float)) and size > 0:
+                return int(size)
+        return None
+
     def close(self) -> None:
         if self._process is not None:
             self._process.kill()

@@ -59,6 +59,7 @@ class _Watched:
     looked: tuple[float, float] | None = None  # when the process was looked at, and its processor time then
     stood_s: float = 0.0  # the progress time that the look belongs to
     working: bool = True
+    moves: dict[int, tuple[int, str, int]] = field(default_factory=dict)
 
 
 class Ladder:
@@ -71,6 +72,14 @@ class Ladder:
     def told(self, worker: LocalWorker, steps: int, mean_ms: float) -> None:
         """A worker reported its steps."""
         self._of(worker).pace.told(steps, mean_ms)
+
+    def moved(self, worker: LocalWorker, job: int, at: tuple[int, str, int]) -> bool:
+        """Whether a job (attempt, state, step) got on since it was last heard of."""
+        moves = self._of(worker).moves
+        before, moves[job] = moves.get(job), at
+        for gone in moves.keys() - worker.aboard.keys() - {job}:
+            del moves[gone]
+        return before != at
 
     def median_step_s(self, worker: LocalWorker) -> float | None:
         return self._of(worker).pace.median_s

@@ -136,6 +136,10 @@ class Memory:
         found = self._meter(self._really.get(device, device))
         return None if found is None else found[0] - _reserve(found[1]) - growth
 
+    def weight_bytes(self, worker: LocalWorker) -> int:
+        """What a worker's end gives to others: what it holds and what is kept for it."""
+        return worker.memory_bytes + self._growth(worker)
+
     def _growth(self, worker: LocalWorker) -> int:
         """What a worker will still take beyond what it holds."""
         if worker.state == "ending":
@@ -148,8 +152,8 @@ class Memory:
         self, workers: Sequence[LocalWorker], now_s: float, *, live: bool, spared: Collection[str]
     ) -> list[LocalWorker]:
         """Idle workers that may be ended for another model, the first to go first: the longest idle, measured
-        by how long each was to be kept. `live`: a live job needs the room; `spared`: models that live jobs wait
-        for.
+        by how long each was to be kept. `live`: a live job needs the room; `spared`: models that live jobs
+        wait for.
         """
         idle = [
             worker
@@ -161,14 +165,16 @@ class Memory:
         return sorted(idle, key=lambda worker: -_weariness(worker, now_s))
 
 
-def enough(candidates: Sequence[LocalWorker], missing_bytes: int) -> list[LocalWorker] | None:
+def enough(
+    candidates: Sequence[LocalWorker], missing_bytes: int, weight_bytes: Callable[[LocalWorker], int]
+) -> list[LocalWorker] | None:
     """As many of the first as give back so much; None: all together do not."""
     chosen: list[LocalWorker] = []
     for worker in candidates:
         if missing_bytes <= 0:
             break
         chosen.append(worker)
-        missing_bytes -= worker.memory_bytes
+        missing_bytes -= weight_bytes(worker)
     return chosen if missing_bytes <= 0 else None
 
 

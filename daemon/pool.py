@@ -12,37 +12,37 @@ from typing import Any
 
 from daemon import journal as rows
 from daemon.config import Settings
+from daemon.costs import CostEstimate
 from daemon.disk import StorageError
 from daemon.endings import NEIGHBOUR, Endings
 from daemon.jobs import Job, JobBook
 from daemon.ladder import KILL_AFTER_S, Ladder, Verdict
+from daemon.memory import Memory
 from daemon.metrics import Metrics
 from daemon.quarantine import Quarantine
-from daemon.scheduler import CostEstimate, Scheduler
 from daemon.workers.local import LocalWorker
 from protocol.errors import SegueError
 
 __all__ = ["KILL_AFTER_S", "Pool"]
+AWAKE_S = 60.0  # after a sleep; so long a GPU may be absent without that being anybody's fault
 GAP_S = 5.0  # a loop that comes round at least once a second was itself stopped for so long
 _LOG = logging.getLogger("segue.pool")
 
 
 class Pool:
-    """Owns the workers, in named places: one per device."""
+    """Owns the workers: several on a device, as many as its memory holds."""
 
     def __init__(
         self,
         book: JobBook,
-        scheduler: Scheduler,
         costs: CostEstimate,
+        memory: Memory,
         settings: Settings,
         metrics: Metrics,
     ) -> None:
-        self._book, self._scheduler, self.costs = book, scheduler, costs
+        self._book, self.costs, self.memory = book, costs, memory
         self._settings, self._metrics = settings, metrics
-        self.places: dict[str, LocalWorker | None] = {
-            f"worker{index}": None for index in range(len(settings.worker.devices))
-        }
+        self.workers: list[LocalWorker] = []
         self.paused = False
         self.starting = True  # False: no queued job is started any more (a stop is under way)
         self.wanted: dict[str, float] = {}  # models that were asked for by `load`, with their keep-alive
@@ -50,14 +50,17 @@ class Pool:
         limits = settings.worker
         self.rest = Quarantine(limits.deaths, limits.backoff_s, limits.backoff_most_s)
         self.ladder = Ladder(limits)
-        self._endings = Endings(book, settings, metrics, self.rest)
+        self.cramped: set[str] = set()  # models that ran out of memory while loading and are tried once more
+        self._endings = Endings(book, settings, metrics, self.rest, self._make_way)
+        self._woke_s = float("-inf")
         self._turned_s = time.monotonic()
 
     # ---- looking ----
 
-    @property
-    def workers(self) -> list[LocalWorker]:
-        return [worker for worker in self.places.values() if worker is not None]
+    def free_name(self) -> str:
+        """For a further worker; also its log's."""
+        taken = {worker.name for worker in self.workers}
+        return next(f"worker{n}" for n in range(len(taken) + 1) if f"worker{n}" not in taken)
 
     @property
     def refusals(self) -> dict[str, SegueError]:
@@ -97,7 +100,7 @@ class Pool:
         if now - self._turned_s > GAP_S:
             self.woke(now - self._turned_s, suspended=False)
         self._turned_s = now
-        for worker in self.workers:
+        for worker in list(self.workers):
             worker.flush()
             self._listen(worker)
             status = worker.poll()
@@ -117,6 +120,7 @@ class Pool:
         now = time.monotonic()
         _LOG.info("woke up", extra={"slept_s": round(slept_s, 1), "suspended": suspended})
         self.ladder.rest()
+        self._woke_s = now if suspended else self._woke_s
         for worker in self.workers:
             worker.progressed_s = now
             worker.slept = suspended and str(worker.facts.get("device", "")).startswith("cuda")
@@ -159,7 +163,7 @@ class Pool:
         elif op == "broken":
             worker.broken = message["error"]
         elif op == "load_failed":
-            self._load_failed(worker, SegueError.from_map(message["error"]))
+            self._load_failed(worker, SegueError.from_map(message["error"]), now)
         elif op == "progress":
             self._progress(worker, message, now)
         elif op == "audio" and current is not None:
@@ -175,13 +179,11 @@ class Pool:
             if current is None:
                 self._book.disown(message["job"])
             else:
-                self._charge_exactly(current)
                 self._endings.durably(current, lambda: self._book.done(current, message["manifest"]))
         elif op == "failed":
             self._leave(worker, message, now)
             if current is not None:
-                self._charge_exactly(current)
-                self._endings.fail(current, SegueError.from_map(message["error"]))
+                self._endings.gave_up(current, worker, SegueError.from_map(message["error"]))
         elif op == "resume_refused":
             self._leave(worker, message, now)
             if current is not None:
@@ -199,6 +201,9 @@ class Pool:
         if worker.state == "loading":
             worker.state = "loaded"
         worker.facts, worker.memory_bytes = message["model"], int(message["bytes"])
+        worker.peak_bytes = int(message.get("peak_bytes", worker.memory_bytes))
+        self.memory.loaded(worker)
+        self.cramped.discard(worker.model)
         worker.idle_since_s = worker.progressed_s = worker.loaded_s = now
         self.known[worker.model] = worker.facts | {"memory_bytes": worker.memory_bytes}
         self.refusals.pop(worker.model, None)
@@ -208,13 +213,16 @@ class Pool:
 
     def _progress(self, worker: LocalWorker, message: dict[str, Any], now: float) -> None:
         self.ladder.told(worker, int(message["steps"]), float(message["step_ms"]))
+        worker.memory_bytes = int(message.get("bytes", worker.memory_bytes))
+        worker.peak_bytes = max(worker.peak_bytes, int(message.get("peak_bytes", 0)))
+        self.memory.grew(worker)
         for entry in message["jobs"]:
             job = self._book.active.get(entry["job"])
             if job is None or job.attempt != entry["attempt"] or job.state != rows.RUNNING:
                 continue
             progress = job.progress
             state = "prefill" if entry["state"] == "waiting" else entry["state"]
-            if (state, entry["step"]) != (progress.state, progress.step):
+            if self.ladder.moved(worker, job.id, (job.attempt, state, int(entry["step"]))):
                 worker.progressed_s, worker.slept = now, False
             progress.state, progress.stamp_s = state, now
             # absolute and never backwards, so that a bar goes from 0 to 100 once
@@ -233,25 +241,45 @@ class Pool:
         if not worker.aboard:
             worker.idle_since_s = now
 
-    def _charge_exactly(self, job: Job) -> None:
-        took = time.monotonic() - job.progress.begun_s
-        self._scheduler.charge(job.session, took - job.charged_s)
-        self.costs.learn(job.model, job.audio_s, job.variations, took)
-
     # ---- endings ----
 
-    def _load_failed(self, worker: LocalWorker, error: SegueError) -> None:
+    def _load_failed(self, worker: LocalWorker, error: SegueError, now: float) -> None:
+        """For good, but for two reasons: memory that others here can give back, and a GPU that is not awake
+        yet.
+        """
         worker.end()
-        self._refuse(worker.model, error)
+        if error.code == "E_MEMORY" and worker.model not in self.cramped and self._make_way(worker):
+            self.cramped.add(worker.model)
+        elif now - self._woke_s < AWAKE_S and self.memory.pinned(worker.device) != worker.device:
+            self.rest.died(worker.model, now, error.message.rstrip("."))
+        else:
+            self.refuse(worker.model, error)
 
-    def _refuse(self, model: str, error: SegueError) -> None:
+    def refuse(self, model: str, error: SegueError) -> None:
+        """A model cannot be had: those who wait for it are told, and so is whoever loads it."""
         self.wanted.pop(model, None)
+        self.cramped.discard(model)
         self._endings.fail_waiting(model, error)
 
+    def _make_way(self, worker: LocalWorker) -> bool:
+        """A worker ran out of memory: idle ones beside it are ended. False: there is none."""
+        idle = [
+            other
+            for other in self.workers
+            if other is not worker
+            and other.device == worker.device
+            and other.state == "loaded"
+            and not other.aboard
+        ]
+        for other in idle:
+            self.unload(other, f"{worker.model} ran out of memory")
+        return bool(idle)
+
     def _buried(self, worker: LocalWorker, status: int, now: float) -> None:
-        self.places[worker.name] = None
+        self.workers.remove(worker)
         worker.close()
         self.ladder.gone(worker)
+        self.memory.ended(worker)
         self._endings.buried(worker, status, now)
         if worker.model in self.refusals:
             self.wanted.pop(worker.model, None)
@@ -321,7 +349,7 @@ class Pool:
         else:
             worker.terminate()
         if verdict.cause == "load":  # the next load would take as long
-            self._refuse(worker.model, SegueError("E_STALLED", f"{worker.model}: {verdict.why}."))
+            self.refuse(worker.model, SegueError("E_STALLED", f"{worker.model}: {verdict.why}."))
 
     def _has_work_for(self, model: str) -> bool:
         return not self.paused and self.starting and any(job.model == model for job in self._book.queued())
@@ -330,7 +358,8 @@ class Pool:
         for job in [found for found in self._book.active.values() if found.deadline_s is not None]:
             left = (job.deadline_s or 0.0) - now
             waiting = job.state == rows.QUEUED
-            needs = self.costs.seconds(job.model, job.audio_s, job.variations)
+            made = job.progress.step / job.progress.steps if job.progress.steps else 0.0
+            needs = (1 - made) * self.costs.seconds(job.model, job.audio_s, job.variations)
             hopeless = waiting and self.costs.known(job.model) and left < needs
             if left > 0 and not hopeless:
                 continue

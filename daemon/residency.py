@@ -1,7 +1,7 @@
 """Which models are in memory: bringing one, making room for it, and saying why it cannot come.
 
-Several models live on a device as long as they fit. The one that was idle longest (measured by how long it was
-to be kept) goes first; one with work aboard, or that a live job waits for, does not go; one that was just
+Several models live on a device as long as they fit. The one that was idle longest (measured by how long it
+was to be kept) goes first; one with work aboard, or that a live job waits for, does not go; one that was just
 loaded stays a while, so that two models that both want the room do not drive each other out at every turn.
 """
 
@@ -15,6 +15,7 @@ from daemon.config import Settings
 from daemon.inventory import Inventory
 from daemon.jobs import JobBook
 from daemon.memory import Memory, Need, enough
+from daemon.metrics import Metrics
 from daemon.pool import Pool
 from daemon.workers.local import LocalWorker
 from protocol.errors import SegueError
@@ -37,11 +38,12 @@ class Residency:
         pool: Pool,
         memory: Memory,
         settings: Settings,
+        metrics: Metrics,
         inventory: Inventory | None,
         spawn: Callable[[str, str, str], LocalWorker],
     ) -> None:
         self._book, self._pool, self._memory, self._settings = book, pool, memory, settings
-        self._inventory, self._spawn = inventory, spawn
+        self._metrics, self._inventory, self._spawn = metrics, inventory, spawn
         self._short_since_s: dict[str, float] = {}
 
     def bring(self, model: str, closed: set[str], *, live: bool, now_s: float) -> str | None:
@@ -138,10 +140,12 @@ class Residency:
         room = self._memory.room_bytes(device, mates)
         coming = sum(worker.memory_bytes for worker in mates if worker.state == "ending")
         missing = 1 if room is None else need.total_bytes - room - coming
+        if need.source == "nothing":  # alone it is tried whatever the guess says
+            missing = min(missing, sum(map(self._memory.weight_bytes, mates)))
         if missing <= 0 or (room is None and any(worker.state == "ending" for worker in mates)):
             return "making room"
         spared = {job.model for job in self._book.queued() if job.priority == "live"} - {model}
-        chosen = enough(self._memory.may_go(mates, now_s, live=live, spared=spared), missing)
+        chosen = self._enough(self._memory.may_go(mates, now_s, live=live, spared=spared), missing)
         if chosen is not None:
             for worker in chosen:
                 self._pool.unload(worker, f"room was needed for {model}")
@@ -154,11 +158,14 @@ class Residency:
     def _preempt(self, model: str, mates: list[LocalWorker], missing: int, closed: set[str]) -> bool:
         """For a live job: end workers that do only batch work; their jobs go on later where they stopped."""
         batch = [worker for worker in mates if worker.state == "loaded" and self._only_batch(worker)]
-        chosen = enough(batch, missing)
+        chosen = self._enough(batch, missing)
         for worker in chosen or ():
             self._pool.unload(worker, "a live job needed the room")
             closed.add(worker.name)
         return bool(chosen)
+
+    def _enough(self, candidates: list[LocalWorker], missing: int) -> list[LocalWorker] | None:
+        return enough(candidates, missing, self._memory.weight_bytes)
 
     def _only_batch(self, worker: LocalWorker) -> bool:
         aboard = [self._book.active.get(job) for job in worker.aboard]
@@ -176,18 +183,20 @@ class Residency:
         now_s: float,
     ) -> str:
         """Nobody may go yet: those at work take nothing new until enough of them can."""
-        if not mates:
+        if self._enough(mates, missing) is None and not any(found.state == "loading" for found in mates):
             return self._short(model, device, need, now_s)
         self._short_since_s.pop(model, None)
-        fresh = [w for w in mates if w.state == "loading" or now_s - w.loaded_s < self._settings.worker.stay_s]
-        tired = [worker for worker in mates if worker not in fresh and worker.state == "loaded"]
-        for worker in enough(tired, missing) or ():
+        stay_s = self._settings.worker.stay_s
+        tired = [found for found in mates if found.state == "loaded" and now_s - found.loaded_s >= stay_s]
+        for worker in self._enough(tired, missing) or ():
             closed.add(worker.name)
         names = ", ".join(sorted({worker.model for worker in mates}))
         return f"waiting for memory beside {names}: {model} needs {gb(need.total_bytes)}"
 
     def _short(self, model: str, device: str, need: Need, now_s: float) -> str:
-        """Nothing of ours is there: other programs hold it. They get a moment, then the job learns of it."""
+        """All of ours together do not have it: other programs do. They get a moment, then the job learns of
+        it.
+        """
         since_s = self._short_since_s.setdefault(model, now_s)
         refusal = self._refusal(model, device, need, "after")
         if now_s - since_s > SHORT_S:
@@ -207,4 +216,5 @@ class Residency:
         wanted_s = self._pool.wanted.get(model)
         fresh.keep_alive_s = self._settings.worker.keep_alive_s if wanted_s is None else wanted_s
         self._pool.workers.append(fresh)
+        self._metrics.count("worker_starts")
         _LOG.info("worker started", extra={"worker": name, "model": model, "pid": fresh.pid})

@@ -1,10 +1,10 @@
 """Who goes next: classes by weight, sessions in turns, both measured in seconds of compute.
 
-Live, interactive and batch work share the device 16 : 4 : 1 while all three wait; whoever is alone has it all.
-(Strict order would starve batch work for as long as somebody plays.) Within a class sessions take turns by
-deficit round robin: a session may be served while it has seconds left, each round gives everyone the same, and
-nobody saves up a claim while away. Within a session jobs keep their order. A job that waited long competes one
-class higher.
+Live, interactive and batch work share the device 16 : 4 : 1 while all three wait; whoever is alone has it
+all. (Strict order would starve batch work for as long as somebody plays.) Within a class sessions take turns
+by deficit round robin: a session may be served while it has seconds left, each round gives everyone the same,
+and nobody saves up a claim while away. Within a session jobs keep their order. A job that waited long
+competes one class higher.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import zmq
 
-from daemon import crashes, dispatch, gauges, inventory, jobs, logs, pool, rebuild, remote, scheduler, takes
+from daemon import crashes, gauges, inventory, jobs, logs, pool, rebuild, remote, takes, works
 from daemon.config import Settings
 from daemon.flow import Flow, Held
 from daemon.metrics import Metrics
@@ -86,14 +86,11 @@ class Server:
         recovered = self.book.recover()
         if recovered:
             _LOG.warning("jobs of the last run go again", extra={"jobs": recovered})
-        turns = scheduler.Scheduler(settings.queue.ageing_s)
-        self.pool = pool.Pool(self.book, turns, scheduler.CostEstimate(), settings, self.metrics)
-        self.dispatcher = dispatch.Dispatcher(
-            self.book, self.pool, turns, settings, self.metrics, self._spawn
-        )
-        self.pool.paused = self.journal.fact("paused") == "1"
-        self.flow = Flow(self.book, self.journal, self.takes, settings, self.metrics, self.outbox.send)
         self.inventory = inventory.Inventory(self._environment(), self._worker_log("inventory"))
+        self.pool, self.dispatcher = works.assemble(
+            self.journal, self.book, settings, self.metrics, self.inventory, self._spawn
+        )
+        self.flow = Flow(self.book, self.journal, self.takes, settings, self.metrics, self.outbox.send)
         self.operations = Operations(
             boot=boot, build=self.build, supervisor=self.notifier.supervisor,
             settings=settings, journal=self.journal, takes=self.takes,
@@ -110,8 +107,6 @@ class Server:
         self._leave = False
         self._stop_by_s: float | None = None
         self._finished_s: float | None = None
-        if settings.worker.preload:
-            self.pool.wanted[settings.worker.default_model] = settings.worker.keep_alive_s
 
     # ---- processes ----
 

@@ -97,8 +97,8 @@ class Upkeep:
             self._notifier.status(said)
 
     def _keep_logs_small(self) -> None:
-        for worker in self._pool.places:
-            if logs.rotate_open(self._folder / f"{worker}.log", self._settings):
-                _LOG.info("a worker's log was full and was shifted", extra={"worker": worker})
+        for worker in self._pool.workers:
+            if logs.rotate_open(self._folder / f"{worker.name}.log", self._settings):
+                _LOG.info("a worker's log was full and was shifted", extra={"worker": worker.name})
         logs.rotate_open(self._folder / "inventory.log", self._settings)
         logs.trim_stderr(self._settings)

@@ -23,7 +23,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from daemon import vram
+from daemon.workers.footprint import Footprint
 from daemon.workers.interface import Failure, Player, PlayerError
 from daemon.workers.link import Decoder, encode
 from daemon.workers.past import ResumeRefused
@@ -69,8 +69,8 @@ class Link:
 class Worker:
     """One player and the jobs aboard it."""
 
-    def __init__(self, link: Link, player: Player) -> None:
-        self._link, self._player = link, player
+    def __init__(self, link: Link, player: Player, footprint: Footprint) -> None:
+        self._link, self._player, self._footprint = link, player, footprint
         self._jobs: dict[int, Rendering] = {}
         self._paused = False
         self._ended = False
@@ -201,7 +201,9 @@ class Worker:
                 }
             )
         step_ms = 1000 * self._step_time_s / self._steps if self._steps else 0.0
-        self._link.send({"op": "progress", "jobs": entries, "steps": self._steps, "step_ms": step_ms})
+        held = {"bytes": self._footprint.now_bytes, "peak_bytes": self._footprint.peak_bytes}
+        message = {"op": "progress", "jobs": entries, "steps": self._steps, "step_ms": step_ms}
+        self._link.send(message | held)
 
 
 def error_map(error: Exception) -> dict[str, Any]:
@@ -255,13 +257,6 @@ def _be_modest(nice: int) -> None:
         Path("/proc/self/oom_score_adj").write_text("500")
 
 
-def _resident_bytes() -> int:
-    """Memory of this process (0 where it cannot be read cheaply)."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return 0
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="segue-worker")
     parser.add_argument("--model", required=True)
@@ -278,7 +273,7 @@ def main() -> int:
     link = Link()
     try:
         link.send({"op": "ready", "pid": os.getpid()})
-        begun, before = time.monotonic(), vram.used_bytes()
+        begun, footprint = time.monotonic(), Footprint()
         try:
             player = make_player(given.model, given.device, given.precision, given.slots)
         except Exception as error:
@@ -290,11 +285,11 @@ def main() -> int:
             for name in ("name", "rate", "channels", "device", "precision", "sha256", "licence")
         }
         described |= {"stems": list(facts.stems), "conditions": list(facts.conditions)}
-        after = vram.used_bytes() if facts.device.startswith("cuda") else None
-        held = _resident_bytes() if before is None or after is None else max(0, after - before)
+        footprint.settle(facts.device)
+        held = {"bytes": footprint.now_bytes, "peak_bytes": footprint.peak_bytes}
         load_s = time.monotonic() - begun
-        link.send({"op": "loaded", "model": described, "load_s": load_s, "bytes": held})
-        Worker(link, player).run()
+        link.send({"op": "loaded", "model": described, "load_s": load_s, **held})
+        Worker(link, player, footprint).run()
     except ParentGone:
         pass
     return 0

@@ -4,6 +4,7 @@ repeated or foreign chunk is an exact mismatch. What it does besides is said in 
     slow=MS       a step takes so long           crash=N    the process dies at step N (of the first attempts)
     nan=N         a sample at frame N is NaN     crashes=K  … of the first K attempts only
     hang=N        step N never ends              stems      the model "stems" has drums, bass, other
+    oom=N         no memory at step N            ooms=K     … of the first K attempts only
     resumable     it can be continued from its tokens
     lives         the values depend on the life (a count of the processes) that made the tokens, too
 
@@ -32,6 +33,7 @@ HOP, RATE = 640, 32_000
 HANDLE_FRAMES = 4
 STEMS = ("drums", "bass", "other")
 SPAN = 8191
+FAT_BYTES = 300 << 20
 TOKEN = struct.Struct("<iHH")  # position of the frame, variation, life
 REPLAYED_AT_ONCE = 64
 
@@ -79,6 +81,7 @@ class CodedPlayer:
 
     def __init__(self, facts: ModelFacts, life: int = 0) -> None:
         self.facts = facts
+        self.ballast: np.ndarray | None = None
         self._life = life
         self._runs: dict[int, _Run] = {}
         self._next = 0
@@ -136,12 +139,14 @@ class CodedPlayer:
             time.sleep(float(run.does["slow"]) / 1000)
         if run.does.get("hang") == str(step):
             time.sleep(3600)
-        if run.does.get("crash") == str(step) and self._may_crash(run):
+        if run.does.get("crash") == str(step) and self._may(run, "crashes"):
             os.kill(os.getpid(), 9)
+        if run.does.get("oom") == str(step) and self._may(run, "ooms"):
+            raise MemoryError
 
-    def _may_crash(self, run: _Run) -> bool:
+    def _may(self, run: _Run, times: str) -> bool:
         """Count crashes in a file, because the process that crashed remembers nothing."""
-        limit = int(run.does.get("crashes", "1000"))
+        limit = int(run.does.get(times, "1000"))
         counter = Path(os.environ["SEGUE_TEST_COUNTER"])
         seen = len(counter.read_bytes()) if counter.exists() else 0
         if seen >= limit:
@@ -194,17 +199,19 @@ def _life() -> int:
 
 
 def make(model: str, device: str) -> CodedPlayer:
-    """Models: "coded" (mono), "wide" (stereo), "stems", "die" (dies while loading),
-    anything else is unknown.
+    """Models: "coded" (mono), "wide" (stereo), "stems", "die" (dies while loading), "fat" and "fatter" (hold
+    FAT_BYTES), "greedy" (finds no memory at its first load), "glutton" (never does); the rest is unknown.
     """
     if model == "die":
         os.kill(os.getpid(), 9)
-    if model not in ("coded", "wide", "stems", "other", "pocket"):
+    if model == "glutton" or (model == "greedy" and _first_load()):
+        raise MemoryError
+    if model not in ("coded", "wide", "stems", "other", "pocket", "fat", "fatter", "greedy"):
         raise PlayerError(
             "E_MODEL", f'There is no model "{model}"; see segue models.', field="model", value=model
         )
     print("a library that prints must not break the link")
-    return CodedPlayer(
+    made = CodedPlayer(
         life=_life(),
         facts=ModelFacts(
             name=model,
@@ -219,3 +226,13 @@ def make(model: str, device: str) -> CodedPlayer:
             licence="test",
         ),
     )
+    if model.startswith("fat"):
+        made.ballast = np.ones(FAT_BYTES // 8)
+    return made
+
+
+def _first_load() -> bool:
+    counter = Path(os.environ["SEGUE_TEST_COUNTER"] + ".loads")
+    seen = counter.exists()
+    counter.touch()
+    return not seen

@@ -101,7 +101,7 @@ def test_a_turn_that_fails_does_not_feed(tmp_path: Path) -> None:
     from daemon.upkeep import Upkeep
 
     class Nothing:
-        places: dict[str, None] = {}
+        workers: tuple[()] = ()
         paused = False
 
         def running(self) -> list[int]:

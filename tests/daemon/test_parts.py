@@ -14,8 +14,6 @@ import soundfile as sf
 from daemon import config, journal, lifecycle, security
 from daemon.journal import Journal, NewEvent
 from daemon.metrics import Metrics
-from daemon.quarantine import Quarantine
-from daemon.scheduler import CostEstimate, Scheduler, Waiting
 from daemon.takes import Chunk, SpoolWriter, TakeStore, write_wav
 from daemon.workers.interface import ModelFacts
 from daemon.workers.link import Decoder, LinkError, encode
@@ -215,43 +213,6 @@ def test_wav_files_are_whole_or_absent(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         write_wav(path, [b"abcd"], rate=44_100, channels=1, frames=2)
     assert not list(tmp_path.iterdir())
-
-
-# ---- order ----
-
-
-def test_live_first_then_turns_then_age() -> None:
-    order = Scheduler(ageing_s=60)
-    queue = [Waiting(n, b"a", "interactive", 0.0) for n in range(4)]
-    queue += [
-        Waiting(10, b"b", "interactive", 1.0),
-        Waiting(11, b"c", "live", 2.0),
-        Waiting(12, b"d", "batch", 0.0),
-    ]
-    jobs = [waiting.job for waiting in order.order(queue, 3.0)]
-    assert jobs[0] == 11 and jobs[-1] == 12 and jobs.index(10) <= 2
-    assert [w.job for w in order.order(queue, 100.0)].index(12) < 6  # grown old, it competes as interactive
-    order.charge(b"a", 100.0)
-    assert order.order(queue, 3.0)[1].job == 10
-    order.keep_only(set())
-    assert order.order(queue, 3.0)[1].job == 0
-
-
-def test_costs_are_learnt() -> None:
-    costs = CostEstimate(1.0)
-    assert costs.seconds("m", 8, 4) == 16 and not costs.known("m")
-    costs.learn("m", 8, 1, 4)
-    assert costs.known("m") and costs.seconds("m", 2, 1) == 1
-
-
-def test_a_model_that_kills_rests() -> None:
-    kept = Quarantine(5)
-    for n in range(5):
-        assert not kept.rests("m", n)
-        kept.died("m", float(n))
-    assert kept.rests("m", 10.0) and not kept.rests("m", 1000.0) and not kept.rests("other", 10.0)
-    kept.forgive("m")
-    assert not kept.rests("m", 10.0)
 
 
 # ---- link, metrics ----
