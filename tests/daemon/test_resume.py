@@ -132,7 +132,9 @@ def test_pause_that_gives_memory_back_keeps_the_audio(new_house: NewHouse) -> No
         for _ in range(2):
             wire.ask(m.Pause(release=True))
             wire.ask(m.Resume())
-            time.sleep(0.3)
+            by = time.monotonic() + 20
+            while wire.ask(m.Status(job=job)).info.state != "running" and time.monotonic() < by:
+                time.sleep(0.05)
         events = checked(wire.events(job))
         assert [e.discard_from for e in events if e.event == "requeued"] == [None, None]
         twin = wire.events(wire.ask(submit(3, rate=48_000, channels=2, text="resumable")).job)
