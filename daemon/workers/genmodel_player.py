@@ -5,23 +5,28 @@ Runs only inside a worker process; importing this file imports torch.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import soxr
 import torch
 
 from daemon.tokens import TokenFrames
 from daemon.workers.interface import Failure, ModelFacts, Order, Piece, PlayerError, Progress, Samples
+from daemon.workers.past import ResumeRefused
 from genmodel.base import BaseGenModel
-from genmodel.engine.engine import Engine, GenerationJob
+from genmodel.engine.engine import Engine, GenerationJob, TokensDiffer
 from genmodel.errors import GenModelError
 from genmodel.request import AudioClip, GenerationRequest, Sampling, TempoChange, TempoMap
 from protocol.harmony import Chord
 from protocol.tempo import TempoMap as WireTempoMap
 from protocol.tempo import fraction
+
+_TOKEN = np.dtype("<u2")  # codebooks have far fewer entries
 
 
 def load(model: str, *, device: str, precision: str, slots: int) -> GenModelPlayer:
@@ -70,6 +75,7 @@ class GenModelPlayer:
     def __init__(self, model: BaseGenModel, slots: int) -> None:
         self._model = model
         self._engine = Engine(model, slots)
+        self._told: dict[tuple[int, int], int] = {}  # frames of (job, variation) that `made` has given
         about = model.info()
         self.facts = ModelFacts(
             name=model.name,
@@ -87,17 +93,42 @@ class GenModelPlayer:
         )
 
     def identity(self, order: Order) -> dict[str, Any] | None:
-        return None
+        """Equal where the same order gives the same bits: weights, precision, and what multiplies them."""
+        return {
+            "model": self.facts.name,
+            "weights": self.facts.sha256,
+            "precision": self.facts.precision,
+            "device": self.facts.device,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads() if self._model.device.type == "cpu" else 0,
+            "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+            "resampler": soxr.__version__,
+        }
 
     def made(self, ticket: Hashable) -> Sequence[TokenFrames]:
-        return ()
+        if not isinstance(ticket, GenerationJob):
+            raise TypeError("not a ticket of this player")
+        found = []
+        for variation, take in enumerate(ticket.takes):
+            start, stop = self._told.get((ticket.id, variation), take.first), take.pushed
+            if stop > start:
+                tokens = take.session.tokens[:, start:stop].T.cpu().numpy().astype(_TOKEN)
+                found.append(TokenFrames(variation, start, stop - start, tokens.tobytes()))
+                self._told[ticket.id, variation] = stop
+        return found
 
     def add(self, order: Order, made: Sequence[TokenFrames] = ()) -> GenerationJob:
-        """Raises `PlayerError` for what this model cannot do."""
+        """Raises `PlayerError` for what this model cannot do, `ResumeRefused` where `made` is not its own."""
         try:
-            return self._engine.add(self._request(order))
+            job = self._engine.add(self._request(order))
         except GenModelError as error:
             raise player_error(error) from error
+        try:
+            self._engine.resume(job, [_tokens(job, variation, made) for variation in range(order.variations)])
+        except (GenModelError, ValueError) as error:
+            self._engine.drop(job)
+            raise ResumeRefused(str(error)) from error
+        return job
 
     def _request(self, order: Order) -> GenerationRequest:
         tempo = None if order.tempo_map is None else tempo_map(order.tempo_map)
@@ -138,7 +169,8 @@ class GenModelPlayer:
         for job, chunk in self._engine.step():
             if chunk is None:
                 error = job.error or GenModelError("the model gave up on this request", code="E_NOT_FINITE")
-                found.append(Failure(job, player_error(error)))
+                refused = isinstance(error, TokensDiffer)
+                found.append(Failure(job, ResumeRefused(str(error)) if refused else player_error(error)))
             else:
                 samples = np.ascontiguousarray(chunk.samples.numpy(), dtype=np.float32)
                 found.append(Piece(job, chunk.variation, chunk.stem, chunk.position, samples, chunk.last))
@@ -147,6 +179,8 @@ class GenModelPlayer:
     def drop(self, ticket: Hashable) -> None:
         if isinstance(ticket, GenerationJob):
             self._engine.drop(ticket)
+            for variation in range(len(ticket.takes)):
+                self._told.pop((ticket.id, variation), None)
 
     def progress(self, ticket: Hashable) -> Progress:
         if not isinstance(ticket, GenerationJob):
@@ -167,6 +201,18 @@ class GenModelPlayer:
     @property
     def busy(self) -> bool:
         return self._engine.busy
+
+
+def _tokens(job: GenerationJob, variation: int, made: Sequence[TokenFrames]) -> torch.Tensor:
+    """The frames of one variation, int64 [K, n]. Raises `ValueError` when they are not this job's."""
+    books, first = job.takes[variation].session.tokens.shape[0], job.takes[variation].first
+    for part in made:
+        if part.variation == variation:
+            if part.frame_bytes != books * _TOKEN.itemsize or part.start != first:
+                raise ValueError("the tokens made before belong to another request")
+            rows = np.frombuffer(part.data, _TOKEN).reshape(part.count, books).T
+            return torch.from_numpy(rows.astype(np.int64))
+    return torch.zeros(books, 0, dtype=torch.int64)
 
 
 def _choices(sampling: Sampling) -> dict[str, Any]:

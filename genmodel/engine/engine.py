@@ -8,7 +8,7 @@ cancel frees a slot at once. Threading model: one thread owns an engine.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 State = Literal["waiting", "prefill", "generating", "done", "failed", "dropped"]
 # the first chunk of a take comes early: the handle and a little more than the codec's look-ahead
 _FIRST_CHUNK_FRAMES = 13
+
+
+class TokensDiffer(GenModelError):
+    """Tokens that were made before are not those that this model would make of the request."""
 
 
 class StepResult(NamedTuple):
@@ -70,8 +74,15 @@ class Take:
             self.codec.restore(prepared.warm)
             self.silent = self.pushed * model.compression_model.hop_samples - self.codec.samples_out
         self.position = (self.pushed - prepared.seam) * model.compression_model.hop_samples
+        self.first = self.pushed
+        self.known = self.pushed  # frames that were there from the beginning, or came back by `resume`
         self.admitted = False
         self.begun = False
+
+    @property
+    def final(self) -> int:
+        """Frames of the take that are complete."""
+        return max(self.known, self.session.final_frames)
 
     def decode(self, upto: int, last: bool) -> Tensor:
         """Push the frames before ``upto`` and give the samples that are now final, [S, C, m]."""
@@ -155,7 +166,7 @@ class Engine:
     def step(self) -> list[StepResult]:
         """One step for everything aboard; returns the audio that became final, in order for each take."""
         self._admit()
-        results = self._begin_one()
+        results = self._begin_one() or self._replay_one()
         self.stepper.step()
         for job in list(self.jobs):
             try:
@@ -207,41 +218,59 @@ class Engine:
         job.state = "generating"
         return []
 
+    def _replay_one(self) -> list[StepResult]:
+        """Replay some known steps of one take that was resumed."""
+        for job in self.jobs:
+            for take in job.takes:
+                if take.admitted and take.session.replaying and take.session not in self.stepper.waiting():
+                    if self.stepper.replay(take.session):
+                        return []
+                    return [self._fail(job, TokensDiffer("the model does not choose the same tokens again"))]
+        return []
+
     def _fail(self, job: GenerationJob, error: GenModelError) -> StepResult:
         job.error = error
         self._remove(job, "failed")
         return StepResult(job, None)
 
     def _collect(self, job: GenerationJob) -> list[StepResult]:
-        """Decode what is due in one job; end its takes and itself when they are complete."""
+        """Decode what is due in one job; end its takes and itself when they are complete.
+
+        The pieces that the decoder gets follow from the request alone, because its last bits depend on them.
+        A step completes one frame at most; only a take that was resumed has more than one piece to decode.
+        """
         results: list[StepResult] = []
         for number, take in enumerate(job.takes):
-            if number in job.finished or not take.begun:
+            if number in job.finished:
                 continue
-            session = take.session
             due = job.request.chunk_frames
             if take.pushed < job.prepared.seam + HANDLE_FRAMES:
                 due = min(due, _FIRST_CHUNK_FRAMES)
-            final = session.final_frames
-            if not session.done and final - take.pushed < due:
+            last = take.session.done and take.final - take.pushed <= due
+            if not last and take.final - take.pushed < due:
                 continue
-            self.stepper.check_finite(session)
-            self.stepper.sync(session)
-            audio = take.decode(final, last=session.done)
-            results += self._chunks(job, number, take, audio)
-            if session.done:
-                self.stepper.release(session)
-                take.admitted = False
+            upto = take.final if last else take.pushed + due
+            if take.admitted and upto > take.known:
+                self.stepper.check_finite(take.session)
+                self.stepper.sync(take.session)
+            audio = take.decode(upto, last)
+            results += self._chunks(job, number, take, audio, last)
+            if last:
+                if take.admitted:
+                    self.stepper.release(take.session)
+                    take.admitted = False
                 job.finished.add(number)
         if len(job.finished) == len(job.takes):
             self._remove(job, "done")
         return results
 
-    def _chunks(self, job: GenerationJob, number: int, take: Take, audio: Tensor) -> list[StepResult]:
+    def _chunks(
+        self, job: GenerationJob, number: int, take: Take, audio: Tensor, last: bool
+    ) -> list[StepResult]:
         samples = audio.shape[-1]
         if not samples:
             return []
-        position, last = take.position, take.session.done
+        position = take.position
         take.position += samples
         stems = self.model.stems
         level = (audio.float() / job.prepared.gain).cpu()
@@ -249,6 +278,25 @@ class Engine:
             StepResult(job, AudioChunk(number, name, position, level[stems.index(name)].contiguous(), last))
             for name in job.prepared.stems
         ]
+
+    def resume(self, job: GenerationJob, tokens: Sequence[Tensor]) -> None:
+        """Let a job that was just added go on after ``tokens``, int64 [K, n] of each variation: the frames
+        that another engine made of the same request after the prompt.
+
+        Its audio comes again from the first chunk on, decoded from these tokens in the pieces of the first
+        time. The steps of the window in the making are replayed through the kernels that made them, and the
+        model must choose the same tokens; where it does not, the job fails with `TokensDiffer`.
+        """
+        for take, made in zip(job.takes, tokens, strict=True):
+            into = take.session.tokens[:, take.first : take.first + made.shape[1]]
+            if into.shape != made.shape or (
+                made.numel() and not 0 <= int(made.min()) <= int(made.max()) < self.model.lm.card
+            ):
+                raise TokensDiffer("the tokens do not fit this request")
+            into.copy_(made)
+            take.known = take.first + made.shape[1]
+            take.session.resume(take.known)
+            take.begun = made.shape[1] > 0
 
     def snapshot(self, job: GenerationJob) -> list[TakeState]:
         """The present moment of each take of a job."""

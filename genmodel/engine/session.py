@@ -110,6 +110,7 @@ class Session:
         self.variation = variation
         self.window = 0
         self.step = 0
+        self.known_steps = 0  # of the window: those before it are replayed, not made (see `Stepper.replay`)
         self._pattern_of = pattern_of
         self._streams = streams
         self._streams_of: tuple[int, tuple[Stream, ...]] | None = None
@@ -173,6 +174,23 @@ class Session:
         window = self.at
         codes = self.tokens[None, :, window.start : window.start + window.frames]
         return self.pattern().build_pattern_sequence(codes, special_token)[0][0]
+
+    def resume(self, frames: int) -> None:
+        """Go on after the first ``frames`` frames, whose tokens are in place: from the beginning of the
+        window that makes the next one. The session must not be aboard a stepper.
+        """
+        ends = [window.start + window.frames for window in self.windows]
+        self.window = next((i for i, end in enumerate(ends) if end > frames), len(self.windows))
+        self.step = self.known_steps = 0
+        if self.done:
+            return
+        # the special token stands for whatever is known; only what is unknown matters here
+        unknown = (self.sequence(0) == UNKNOWN).any(0)
+        self.known_steps = int(unknown.int().argmax())
+
+    @property
+    def replaying(self) -> bool:
+        return self.step < self.known_steps
 
     def store(self, sequence: Tensor) -> None:
         """Take over the tokens of a window's steps [K, S]."""

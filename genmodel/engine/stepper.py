@@ -24,6 +24,7 @@ from genmodel.engine.session import UNKNOWN, Session, SessionState
 from genmodel.errors import GenModelError
 from genmodel.lm.lm import LMModel
 from genmodel.lm.sampling import choose
+from genmodel.request import Sampling
 
 MAX_SLOTS = MAX_STEP_ROWS // 4  # three streams at most; more at once gains no speed and much memory
 
@@ -42,6 +43,11 @@ class Slot:
     @property
     def ready(self) -> bool:
         return self.window == self.session.window and not self.session.done
+
+    @property
+    def under_way(self) -> bool:
+        """Whether its next step is to be made."""
+        return self.ready and not self.session.replaying
 
 
 class Stepper:
@@ -166,12 +172,41 @@ class Stepper:
     @torch.no_grad()
     def step(self) -> list[Session]:
         """The next step of every session under way; returns those sessions."""
-        numbers = [n for n, slot in enumerate(self.slots) if slot is not None and slot.ready]
+        numbers = [n for n, slot in enumerate(self.slots) if slot is not None and slot.under_way]
         if not numbers:
             return []
         aboard = [slot for n in numbers if (slot := self.slots[n]) is not None]
-        net = self.network
         past = [slot.session.step - 1 for slot in aboard]  # the step that is fed
+        self._write(numbers, self._fed(numbers, aboard, past))
+        return [slot.session for slot in aboard]
+
+    @torch.no_grad()
+    def replay(self, session: Session) -> bool:
+        """Feed steps of a session that are known already, as many at once as fit, through the very kernels of
+        ``step``: the caches get the bits that stepping would have left. Returns whether the network chooses
+        the tokens that are known; False means that something is not as it was when they were made.
+
+        Measured (pocket, float32, two threads): 0.6 ms a step, where making one takes 8 ms.
+        """
+        number = self.slot_of(session)
+        slot = self.slots[number]
+        if slot is None or not slot.ready:
+            raise GenModelError("the session's window has not begun")
+        most = max(1, MAX_STEP_ROWS // len(slot.streams))
+        count = min(most, session.known_steps - session.step)
+        fed = range(session.step - 1, session.step - 1 + count)
+        mixed = self._fed([number] * count, [slot] * count, fed)
+        made = slice(session.step, session.step + count)
+        chosen = self._chosen(self.network.logits(mixed), session.sampling, slot.keys[:, made].T)
+        fresh = session.pattern().frame_at[:, made].to(self.device) >= session.at.known
+        session.step += count
+        return bool(((chosen.T == slot.sequence[:, made]) | ~fresh).all())
+
+    def _fed(self, numbers: Sequence[int], aboard: Sequence[Slot], past: Sequence[int]) -> Tensor:
+        """Run one step of each slot; what the heads take, [n, D]. A slot may come several times, with steps
+        that follow each other.
+        """
+        net = self.network
         embedded = net.embed(torch.stack([s.sequence[:, p] for s, p in zip(aboard, past, strict=True)]))
         group = self.caches.group(numbers, past)
         x = embedded[group.session_of_row] + net.positions(group.capacity)[group.position_of_row]
@@ -185,9 +220,7 @@ class Stepper:
                 y = layer.cross_out(self.caches.attend_cross(i, group, q))
                 x = x.index_add(0, rows, y.to(x.dtype))
             x = x + layer.down(net.activation(layer.up(net.normed(x, layer.norm2))))
-        hidden = net.finish(x)
-        self._write(numbers, self._mix(hidden, aboard, group))
-        return [slot.session for slot in aboard]
+        return self._mix(net.finish(x), aboard, group)
 
     def _add_bias(self, x: Tensor, aboard: Sequence[Slot], past: Sequence[int]) -> Tensor:
         if all(bias is None for slot in aboard for bias in slot.added):
@@ -219,12 +252,9 @@ class Stepper:
         chosen = torch.empty(logits.shape[:2], dtype=torch.int64, device=self.device)
         for sampling in {slot.session.sampling for slot in aboard}:
             same = [i for i, slot in enumerate(aboard) if slot.session.sampling == sampling]
-            noise = None
-            if not sampling.greedy:
-                keys = torch.stack([aboard[i].keys[:, aboard[i].session.step] for i in same])
-                noise = gumbel_noise(keys, logits.shape[-1])
+            keys = torch.stack([aboard[i].keys[:, aboard[i].session.step] for i in same])
             part = logits if len(same) == len(aboard) else logits[same]
-            chosen[same] = choose(part, noise, sampling.temperature, sampling.top_k, sampling.top_p)
+            chosen[same] = self._chosen(part, sampling, keys)
         for slot, tokens in zip(aboard, chosen, strict=True):
             session = slot.session
             column = slot.sequence[:, session.step]
@@ -233,7 +263,12 @@ class Stepper:
             if session.step == slot.sequence.shape[1]:
                 session.store(slot.sequence.to(session.tokens.device))
                 session.window += 1
-                session.step = 0
+                session.step = session.known_steps = 0
+
+    def _chosen(self, logits: Tensor, sampling: Sampling, keys: Tensor) -> Tensor:
+        """Tokens [n, K] from logits [n, K, card], with the noise of these keys [n, K]."""
+        noise = None if sampling.greedy else gumbel_noise(keys, logits.shape[-1])
+        return choose(logits, noise, sampling.temperature, sampling.top_k, sampling.top_p)
 
     def sync(self, session: Session) -> None:
         """Bring a session's tokens up to date."""
