@@ -87,6 +87,7 @@ class AsyncClient:
         start_timeout_s: float = 60.0,
         on_wait: Callable[[str], None] | None = None,
         folder: Path | str | None = None,
+        connection: Path | str | None = None,
         name: str = "segue-asyncio",
         command: Sequence[str] | None = None,
         curve_keys: tuple[bytes, bytes] | None = None,
@@ -95,6 +96,7 @@ class AsyncClient:
         self._autostart, self._curve_keys = autostart, curve_keys
         self._starter = Starter(
             folder=Path(folder) if folder is not None else None,
+            key_file=Path(connection) if connection is not None else None,
             start=autostart,
             command=command,
             name=name,
@@ -124,9 +126,14 @@ class AsyncClient:
         self._context.destroy(linger=0)
 
     @property
+    def remote(self) -> bool:
+        """Whether the daemon is reached over the network."""
+        return self._connection is not None and self._connection.remote
+
+    @property
     def skew(self) -> str | None:
-        """A sentence when the running daemon is of another build than the files here, else None."""
-        return core.skew(self.hello) if self.hello is not None else None
+        """A sentence when this machine's daemon is of another build than the files here, else None."""
+        return core.skew(self.hello) if self.hello is not None and not self.remote else None
 
     # one question
 
@@ -302,12 +309,12 @@ class AsyncClient:
         stem: str = "mix",
         part: str = "take",
         *,
-        as_: str = "path",
+        as_: str | None = None,
         check: bool = True,
         timeout_s: float | None = None,
     ) -> core.Fetched:
         """A finished WAV file: its path, or (`as_="bytes"`) its bytes; both held against the checksum."""
-        if as_ == "bytes":
+        if as_ == "bytes" or (as_ is None and self.remote):
             return await self._run(core.fetch_bytes_steps(job, variation, stem, part), timeout_s)
         return await self._run(core.fetch_path_steps(job, variation, stem, part, check), timeout_s)
 

@@ -30,11 +30,13 @@ T = TypeVar("T")
 
 
 class Client:
-    """A connection to the daemon of this user, started if there is none.
+    """A connection to the daemon of this user, started if there is none, or to one on another machine.
 
     autostart: whether a daemon may be started; timeout_s: of each call unless it says otherwise;
     start_timeout_s: how long a start may take; on_wait: called with a sentence whenever something is waited
-    for; folder: the runtime folder if not the usual one; name: who asks, for the daemon's log.
+    for; folder: the runtime folder if not the usual one; connection: the key file of a daemon elsewhere
+    (default: what SEGUE_CONNECTION names), which is never started from here; curve_keys: (public, secret) for
+    a key file without them; name: who asks, for the daemon's log.
     Raises E_UNREACHABLE, E_TIMEOUT or E_VERSION when no daemon can be reached.
     """
 
@@ -46,6 +48,7 @@ class Client:
         start_timeout_s: float = 60.0,
         on_wait: Callable[[str], None] | None = None,
         folder: Path | str | None = None,
+        connection: Path | str | None = None,
         name: str = "segue-python",
         command: Sequence[str] | None = None,
         curve_keys: tuple[bytes, bytes] | None = None,
@@ -54,6 +57,7 @@ class Client:
         self._autostart = autostart
         self._starter = Starter(
             folder=Path(folder) if folder is not None else None,
+            key_file=Path(connection) if connection is not None else None,
             start=autostart,
             command=command,
             name=name,
@@ -62,6 +66,7 @@ class Client:
         )
         self._numbering = core.Numbering()
         self._link: Link | None = None
+        self._remote = False
         self.hello: m.HelloReply
         self._connect(start_timeout_s if autostart else timeout_s, patient=False)
 
@@ -78,9 +83,14 @@ class Client:
             self._link = None
 
     @property
+    def remote(self) -> bool:
+        """Whether the daemon is reached over the network: its paths and processes mean nothing here."""
+        return self._remote
+
+    @property
     def skew(self) -> str | None:
-        """A sentence when the running daemon is of another build than the files here, else None."""
-        return core.skew(self.hello)
+        """A sentence when this machine's daemon is of another build than the files here, else None."""
+        return None if self.remote else core.skew(self.hello)
 
     # one question
 
@@ -125,6 +135,7 @@ class Client:
 
     def _connect(self, timeout_s: float, *, patient: bool) -> Link:
         self._link, self.hello = self._starter.reach(timeout_s, patient=patient)
+        self._remote = self._link.connection.remote
         return self._link
 
     def _run(self, steps: core.Steps[T], timeout_s: float | None) -> T:
@@ -228,15 +239,16 @@ class Client:
         stem: str = "mix",
         part: str = "take",
         *,
-        as_: str = "path",
+        as_: str | None = None,
         check: bool = True,
         timeout_s: float | None = None,
     ) -> core.Fetched:
         """A finished WAV file: its path in the daemon's folder, or (`as_="bytes"`) its bytes over the socket.
 
-        Both are held against the checksum (for a path, `check` False leaves that out).
+        Unless `as_` says which: the path on the daemon's own machine, the bytes elsewhere. Both are held
+        against the checksum (for a path, `check` False leaves that out).
         """
-        if as_ == "bytes":
+        if as_ == "bytes" or (as_ is None and self.remote):
             return self._run(core.fetch_bytes_steps(job, variation, stem, part), timeout_s)
         return self._run(core.fetch_path_steps(job, variation, stem, part, check), timeout_s)
 
@@ -283,9 +295,9 @@ class Client:
         return self.request(m.Drain(stop=stop, finish=finish))
 
     def stop(self, *, finish: str = "running", timeout_s: float = 60.0) -> m.DrainReply:
-        """Drain and wait until the daemon's process has ended."""
+        """Drain and wait until the daemon's process has ended; elsewhere than here that cannot be seen."""
         reply = self.drain(stop=True, finish=finish)
-        connection = self._link.connection if self._link is not None else None
+        connection = self._link.connection if self._link is not None and not self.remote else None
         self.close()
         deadline = time.monotonic() + timeout_s
         while connection is not None and connection.alive():

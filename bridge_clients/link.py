@@ -36,10 +36,12 @@ def open_socket(context: Any, connection: Connection, curve_keys: tuple[bytes, b
     socket.setsockopt(zmq.RECONNECT_IVL, 50)
     try:
         if connection.endpoint.startswith("tcp://"):
+            curve_keys = curve_keys or connection.client_keys
             if connection.server_key is None or curve_keys is None:
                 raise SegueError(
                     "E_UNREACHABLE",
-                    "A daemon on the network takes only clients with a key pair (curve_keys).",
+                    "A daemon on the network takes only clients with a key pair; `segue keys new NAME` on its"
+                    " machine makes a key file.",
                     field="curve_keys",
                     retry="never",
                 )

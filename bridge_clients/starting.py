@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bridge_clients.connection import find, runtime_folders
+from bridge_clients.connection import Connection, chosen, find, read_key_file, runtime_folders
 from bridge_clients.core import Numbering, which
 from bridge_clients.link import Link
 from protocol.build import build_id, code_root
@@ -66,21 +66,25 @@ def other_major(hello: HelloReply) -> SegueError:
 class Starter:
     """Brings a client to a daemon that is ready (or, without the right to start one, that answers).
 
-    folder: the runtime folder if not the usual one; start: whether a daemon may be started; command: how;
-    on_wait: told, in a sentence, what is being waited for.
+    folder: the runtime folder if not the usual one; key_file: of a daemon that is not found but named, and
+    never started from here; start: whether a daemon may be started; command: how; on_wait: told, in a
+    sentence, what is being waited for.
     """
 
     def __init__(
         self,
         *,
         folder: Path | None = None,
+        key_file: Path | None = None,
         start: bool = True,
         command: Sequence[str] | None = None,
         name: str = "segue-python",
         on_wait: Say | None = None,
         curve_keys: tuple[bytes, bytes] | None = None,
     ) -> None:
-        self._folder, self._start, self._name = folder, start, name
+        self._folder, self._name = folder, name
+        self._key_file = key_file if key_file is not None or folder is not None else chosen()
+        self._start = start and self._key_file is None
         self._command = list(command) if command is not None else None
         self._on_wait = on_wait
         self._curve_keys = curve_keys
@@ -94,6 +98,14 @@ class Starter:
         Raises E_UNREACHABLE, E_TIMEOUT, E_VERSION.
         """
         deadline = time.monotonic() + timeout_s
+        while self._key_file is not None:
+            link, hello = self._try_named(read_key_file(self._key_file), deadline)
+            if hello is not None:
+                return link, hello
+            link.close()
+            if not patient or time.monotonic() >= deadline:
+                raise link.connection.unreachable()
+            self._pause(deadline, "Waiting for the daemon to come back.")
         while True:
             found = self._try(deadline)
             if found is not None:
@@ -104,6 +116,17 @@ class Starter:
                 raise SegueError("E_UNREACHABLE", "The daemon is not running; `segue serve` starts it.")
             self._pause(deadline, "Waiting for the daemon to come back.")
 
+    def _try_named(self, connection: Connection, deadline: float) -> tuple[Link, HelloReply | None]:
+        link = Link(connection, self._curve_keys)
+        try:
+            hello = say_hello(link, self._name, max(0.05, min(HELLO_S, deadline - time.monotonic())))
+            if hello is not None and hello.protocol[0] != MAJOR:
+                raise other_major(hello)
+        except BaseException:
+            link.close()
+            raise
+        return link, hello
+
     def _try(self, deadline: float) -> tuple[Link, HelloReply] | None:
         """The daemon of the connection file when it is ready; None when there is none."""
         silent = 0
@@ -111,15 +134,7 @@ class Starter:
             connection = find(self._folder)
             if connection is None or not connection.alive():
                 return None
-            link = Link(connection, self._curve_keys)
-            try:
-                hello = say_hello(link, self._name, max(0.05, min(HELLO_S, deadline - time.monotonic())))
-            except BaseException:
-                link.close()
-                raise
-            if hello is not None and hello.protocol[0] != MAJOR:
-                link.close()
-                raise other_major(hello)
+            link, hello = self._try_named(connection, deadline)
             if hello is not None and (hello.ready or not self._start):
                 return link, hello
             link.close()

@@ -26,7 +26,7 @@ from daemon.config import Settings
 from daemon.notify import Notifier
 from protocol.errors import SegueError
 from protocol.framing import decode_reply, encode_request
-from protocol.keys import write_private
+from protocol.keys import KEYS_FOLDER, write_private
 from protocol.limits import MAJOR
 from protocol.requests import Drain, Hello, Request
 
@@ -114,7 +114,7 @@ def serve(settings: Settings, *, foreground: bool) -> int:
             _stop_on_signals(server, settings)
             connection = {
                 "endpoints": server.sockets.endpoints, "token": server.token.hex(),
-                "curve_public_key": server.sockets.tcp.public_key,
+                "curve_public_key": server.sockets.tcp.public_key, "keys": str(state / KEYS_FOLDER),
                 "pid": os.getpid(),
                 "boot": boot, "build": server.build, "version": __version__, "protocol": [MAJOR, MAJOR],
                 "since": since, "executable": sys.executable,

@@ -22,10 +22,9 @@ from daemon.keys import AllowList
 from daemon.metrics import Metrics
 from daemon.outbox import ReturnPath
 from daemon.tcp import TcpDoor
-from protocol.keys import KeyFolder
+from protocol.keys import KEYS_FOLDER, KeyFolder
 from protocol.limits import MAX_FRAME_BYTES, MAX_FRAMES
 
-KEYS_FOLDER = "keys"
 LOOK_EVERY_S = 5.0
 KEPT_LISTENERS = 4  # listeners whose name was taken away, kept so that their connections live on
 HANDSHAKES_A_TURN = 16

@@ -24,6 +24,7 @@ from typing import Any
 from .errors import SegueError
 from .limits import MAJOR, TOKEN_BYTES
 
+KEYS_FOLDER = "keys"  # in the state folder
 SERVER_FILE, CLIENTS_FILE, LOCK_FILE = "server.json", "clients.json", "lock"
 FORMAT = 1
 KEY_CHARACTERS = 40

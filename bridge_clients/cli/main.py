@@ -17,6 +17,7 @@ from typing import Any
 
 from bridge_clients.cli.exits import CANCELLED, DEFECT, DONE, sentence_of, status_of
 from bridge_clients.cli.parser import build
+from bridge_clients.connection import VARIABLE
 from protocol.errors import SegueError
 
 
@@ -42,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: Any) -> int:
     module_name, function_name = args.run.split(":")
+    elsewhere = os.environ.get(VARIABLE)
+    if getattr(args, "at", None):
+        os.environ[VARIABLE] = args.at
     before = _on_terminate(_interrupt)  # a host that ends its child means the same as Ctrl-C
     try:
         status = getattr(import_module(f"bridge_clients.cli.{module_name}"), function_name)(args)
@@ -62,6 +66,9 @@ def _run(args: Any) -> int:
         return DEFECT
     finally:
         _on_terminate(before)
+        if getattr(args, "at", None):
+            os.environ.pop(VARIABLE)
+            os.environ.update({VARIABLE: elsewhere} if elsewhere else {})
 
 
 def _refuse(args: Any, error: SegueError) -> int:

@@ -27,6 +27,10 @@ _EPILOG = """exit status:
   6 refused for now (queue, disk, memory, paused) · 7 the job failed · 130 cancelled by Ctrl-C"""
 
 
+# commands that are about this machine, whatever daemon the others speak to
+_ONLY_HERE = ("serve", "service", "keys", "config", "doctor", "version", "pull")
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, except that a refusal is one sentence and no wall of usage."""
 
@@ -130,6 +134,12 @@ def build() -> Parser:
             parents=list(parents),
         )
         command.set_defaults(run=run, **defaults)
+        if name not in _ONLY_HERE:
+            command.add_argument(
+                "--at",
+                metavar="FILE",
+                help="the key file of a daemon on another machine (default: $SEGUE_CONNECTION)",
+            )
         return command
 
     output, making = _output_flags(), _making_flags()
@@ -198,6 +208,19 @@ def build() -> Parser:
     )
     unit.add_argument("action", choices=["install", "remove", "status"])
     unit.add_argument("--print", action="store_true", help="show the unit's text and change nothing")
+    keys = add("keys", "keys:run", "let clients on other machines in, or out", _json_flag())
+    keys.add_argument("action", nargs="?", default="list", choices=["list", "new", "allow", "revoke"])
+    keys.add_argument(
+        "what",
+        nargs="?",
+        metavar="WHAT",
+        help="new, revoke: the client's name; allow: its public key or file",
+    )
+    keys.add_argument("--name", metavar="NAME", help="allow: the client's name")
+    keys.add_argument("--out", metavar="FILE", help="where the client's file goes (default NAME.key)")
+    keys.add_argument(
+        "--endpoint", metavar="TCP", help="where clients find this machine (default: tcp.bind itself)"
+    )
     stop = add("stop", "service:run_stop", "stop the daemon politely", _json_flag())
     stop.add_argument("--now", action="store_true", help="do not wait for the jobs that run")
     add("status", "service:run_status", "the daemon, its device and models", _json_flag())

@@ -14,6 +14,7 @@ from bridge_clients.cli.exits import DEFECT, DONE, UNREACHABLE
 from bridge_clients.cli.progress import speed_words, state_words
 from bridge_clients.cli.showing import json_line, say, table, when
 from bridge_clients.cli.units import ALREADY_RUNNING
+from bridge_clients.connection import VARIABLE, chosen
 from protocol.errors import SegueError
 from protocol.requests import FINAL_STATES
 
@@ -23,6 +24,10 @@ _STOP_PATIENCE_S, _CANCEL_PATIENCE_S, _LOOK_EVERY_S = 60.0, 30.0, 0.05
 
 def run_serve(args: Any) -> int:
     """Start the daemon; with ``--foreground`` it is this terminal's child until it ends."""
+    if chosen() is not None:
+        raise SegueError(
+            "E_ARGUMENT", f"{VARIABLE} leads to a daemon elsewhere; unset it to start one on this machine."
+        )
     settings = [word for setting in args.set for word in ("--set", setting)]
     settings += ["--config", args.config] if args.config else []
     if args.foreground or settings:
@@ -42,19 +47,28 @@ def stop_daemon(*, finish: str = "running") -> int | None:
     """
     try:
         with connect(autostart=False) as client:
-            pid = client.drain(stop=True, finish=finish).pid
+            pid, boot, remote = client.drain(stop=True, finish=finish).pid, client.hello.boot, client.remote
     except SegueError as error:
         if error.code == "E_UNREACHABLE":
             return None
         raise
     end = time.monotonic() + _STOP_PATIENCE_S
     while time.monotonic() < end:
-        if not _alive(pid):
+        if not (_answers(boot) if remote else _alive(pid)):
             return pid
         time.sleep(_LOOK_EVERY_S)
     raise SegueError(
         "E_NOT_READY", f"The daemon (process {pid}) finishes what runs; segue stop --now does not wait."
     )
+
+
+def _answers(boot: str) -> bool:
+    """Whether the daemon of that start still answers, where its process cannot be seen."""
+    try:
+        with connect(autostart=False, timeout_s=1.0) as client:
+            return client.hello.boot == boot
+    except SegueError:
+        return False
 
 
 def _alive(pid: int) -> bool:
