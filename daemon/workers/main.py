@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import errno
 import importlib
 import os
 import select
@@ -23,6 +24,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from daemon import disk
 from daemon.workers.footprint import Footprint
 from daemon.workers.interface import Failure, Player, PlayerError
 from daemon.workers.link import Decoder, encode
@@ -32,6 +34,8 @@ from protocol.errors import SegueError
 
 PROGRESS_INTERVAL_S = 0.1
 _READ_BYTES = 1 << 16
+# what is said of a disk, not of a file that is missing: of these the spool is the cause
+_OF_THE_DISK = (errno.EIO, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class ParentGone(Exception):
@@ -214,10 +218,8 @@ def error_map(error: Exception) -> dict[str, Any]:
         return SegueError.from_map({"retry": None, **error.error}).to_map()
     if isinstance(error, SegueError):
         return error.to_map()
-    if isinstance(error, OSError) and error.errno in (28, 122):  # ENOSPC, EDQUOT
-        return SegueError(
-            "E_DISK_FULL", "The disk filled up while this job was written.", retry_ms=30_000
-        ).to_map()
+    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+        return disk.storage_error(error).to_map()
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return SegueError(
             "E_MEMORY", "There is not enough memory for this job: fewer variations need less."
