@@ -99,7 +99,13 @@ def test_what_goes_on_was_made_from_the_journaled_tokens(new_house: NewHouse) ->
 @pytest.mark.parametrize("rate", [32_000, 44_100, 48_000])
 def test_kills_of_both_sides_at_random_moments(new_house: NewHouse, rate: int) -> None:
     rng = random.Random(rate)
-    house = new_house("worker.attempts=50", model="stems")
+    house = new_house(
+        "worker.attempts=50",
+        "worker.backoff_s=0",
+        "worker.deaths=100000",
+        "life.crash_pause_s=0",
+        model="stems",
+    )
     words = "resumable slow=3"
     with house.client() as wire:
         twin = wire.events(wire.ask(submit(3, rate=rate, text="resumable", variations=2)).job)

@@ -20,8 +20,8 @@ from tests.daemon.test_resume import checked, kill_worker, wav
 @pytest.fixture(scope="module")
 def pocket_house() -> Iterator[House]:
     house = House(
-        "worker.threads=1", "worker.attempts=50", "worker.deaths=500", "takes.chunk_s=0.25",
-        model="pocket", real=True,
+        "worker.threads=1", "worker.attempts=50", "worker.backoff_s=0", "worker.deaths=100000",
+        "life.crash_pause_s=0", "takes.chunk_s=0.25", model="pocket", real=True,
     )  # fmt: skip
     yield house.start()
     house.close()
