@@ -7,6 +7,8 @@ says into the sentence that a client gets.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import os
 import secrets
@@ -19,6 +21,10 @@ from protocol.errors import SegueError
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
+_CANNOT = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP})
+_KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE
+
+
 class StorageError(SegueError):
     """The disk did not do what was asked; nothing has changed. E_DISK_FULL, or E_DISK for any other fault."""
 
@@ -28,7 +34,7 @@ def storage_error(error: Exception) -> StorageError:
     if isinstance(error, StorageError):
         return error
     name = str(getattr(error, "sqlite_errorname", ""))
-    if getattr(error, "errno", None) in _FULL or name.startswith("SQLITE_FULL"):
+    if is_full(error) or name.startswith("SQLITE_FULL"):
         return StorageError("E_DISK_FULL", "The disk of Segue's state folder is full.", retry_ms=30_000)
     said = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return StorageError(
@@ -37,6 +43,11 @@ def storage_error(error: Exception) -> StorageError:
         retry_ms=5_000,
         detail=name or None,
     )
+
+
+def is_full(error: Exception) -> bool:
+    """Whether the disk (or the user's share of it) has no room."""
+    return getattr(error, "errno", None) in _FULL
 
 
 def is_damage(error: sqlite3.Error) -> bool:
@@ -78,6 +89,39 @@ def rename(source: Path, target: Path) -> None:
     os.replace(source, target)
 
 
+def allocate(descriptor: int, size: int, *, keep_size: bool = False) -> bool:
+    """Hold blocks for `size` bytes of a file; False where the file system cannot. Not the C library's
+    posix_fallocate, which would write zeros there instead.
+    """
+    call = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)
+    if call is None or size <= 0:
+        return call is not None
+    arguments = (ctypes.c_int(descriptor), ctypes.c_int(_KEEP_SIZE * keep_size), ctypes.c_int64(0))
+    while call(*arguments, ctypes.c_int64(size)) != 0:
+        number = ctypes.get_errno()
+        if number in _CANNOT:
+            return False
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number))
+    return True
+
+
+def reserve(path: Path, size: int) -> bool:
+    """A file that holds `size` bytes of the disk and contains nothing; False where that cannot be had."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        if allocate(descriptor, size):
+            truncate(descriptor, size)
+            return True
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
+    path.unlink(missing_ok=True)
+    return False
+
+
 def read_at(descriptor: int, size: int, offset: int) -> bytes:
     """Up to `size` bytes; fewer only at the end of the file."""
     parts: list[bytes] = []
@@ -87,15 +131,16 @@ def read_at(descriptor: int, size: int, offset: int) -> bytes:
     return b"".join(parts)
 
 
-def put_file(path: Path, pieces: Iterable[bytes | memoryview]) -> int:
-    """Put a file in place whole or not at all: part file, sync, rename, sync of the
-    folder. Returns its size.
+def put_file(path: Path, pieces: Iterable[bytes | memoryview], expected_bytes: int = 0) -> int:
+    """Put a file in place whole or not at all: part file, sync, rename, sync of the folder. Returns its size.
+    `expected_bytes` are held before the first is written.
     """
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     size = 0
     try:
         try:
+            allocate(descriptor, expected_bytes, keep_size=True)
             for piece in pieces:
                 write_at(descriptor, piece, size)
                 size += memoryview(piece).nbytes
@@ -105,13 +150,16 @@ def put_file(path: Path, pieces: Iterable[bytes | memoryview]) -> int:
         rename(part, path)
         sync_folder(path.parent)
     except BaseException:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what went wrong first is what is said
+            part.unlink(missing_ok=True)
         raise
     return size
 
 
-def used_bytes(folder: Path) -> int:
-    """Bytes of all files below `folder`; what vanishes meanwhile, or cannot be read, counts nothing."""
+def used_bytes(folder: Path, but: str = "") -> int:
+    """Bytes of all files below `folder` except those named `but`; what vanishes meanwhile or cannot be read
+    counts nothing.
+    """
     total = 0
     stack = [folder]
     while stack:
@@ -123,7 +171,7 @@ def used_bytes(folder: Path) -> int:
             try:
                 if entry.is_dir(follow_symlinks=False):
                     stack.append(Path(entry.path))
-                else:
+                elif entry.name != but:
                     total += entry.stat(follow_symlinks=False).st_size
             except OSError:
                 continue

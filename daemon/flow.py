@@ -45,6 +45,7 @@ class Held:
     until_s: float
     answer: Callable[[bool], Reply | None]
     job: str | None = None
+    eager: bool = False  # it does a little work each time it is asked, and the loop comes round at once
 
 
 @dataclasses.dataclass

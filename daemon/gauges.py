@@ -35,7 +35,7 @@ def update(
         "worker_memory_bytes": sum(worker.memory_bytes for worker in workers),
         "held": held,
         "attached": len(flow.attached),
-        "takes_bytes": takes.used_bytes,
+        "takes_bytes": takes.space.used_bytes,
         "quota_bytes": quota_bytes,
         "journal_bytes": sum(_size(journal.with_name(journal.name + end)) for end in ("", "-wal", "-shm")),
         "uptime_seconds": uptime_s,

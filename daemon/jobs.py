@@ -23,9 +23,10 @@ from typing import Any
 from daemon import admission, tokens
 from daemon import journal as rows
 from daemon.config import Settings
-from daemon.disk import storage_error
+from daemon.disk import StorageError, storage_error
 from daemon.job import UNSETTLED, Job, Progress, handle_frames
 from daemon.journal import EventRow, JobRow, Journal, NewEvent
+from daemon.space import need_bytes
 from daemon.takes import SAMPLE_BYTES, TakeStore
 from protocol.audio import AudioFormat
 from protocol.errors import SegueError
@@ -160,12 +161,12 @@ class JobBook:
         }
         per_voice = (spec["frames"] + handle_frames(spec)) * spec["channels"] * SAMPLE_BYTES
         inputs = sum(AudioFormat.from_map(entry).total_bytes for entry in spec["audio"])
-        # spool and finished file exist side by side for a moment
-        need = 2 * per_voice * submit.variations * admission.voices(submit) + inputs
-        self._takes.check_space(need, sum(job.need_bytes for job in self.active.values()))
+        need = need_bytes(per_voice * submit.variations * admission.voices(submit), inputs)
+        self._takes.space.check(need, sum(job.need_bytes for job in self.active.values()))
         job, self._next_id = self._next_id, self._next_id + 1
         try:
             spec |= store(job)
+            self._takes.space.hold(job, need - inputs)
             now_ns = time.time_ns()
             row = JobRow(
                 id=job, key=submit.key, digest=digest, session=submit.session or b"",
@@ -185,6 +186,7 @@ class JobBook:
                 raise storage_error(error) from error
             raise
         self._remember(row, time.monotonic())
+        self._takes.space.recount(row.id)
         about = {"job": row.id, "model": model, "frames": spec["frames"], "variations": submit.variations}
         _LOG.info("job accepted", extra=about | ({"text": submit.text} if self._settings.log.texts else {}))
         self.listener(row.id)
@@ -196,6 +198,7 @@ class JobBook:
         """Count the attempt and announce it; the worker hears of it after this."""
         self._takes.drop_take(job.id)
         self._takes.drop_attempts(job.id, until=job.void_attempts)
+        self._takes.space.renew(job.id, job.need_bytes)
         job.attempt, row = self._journal.start(job.id, data)
         job.strikes += 1
         job.state, job.last_seq = rows.RUNNING, row.seq
@@ -219,7 +222,12 @@ class JobBook:
             )
             for chunk in chunks
         ]
-        job.last_seq = self._journal.append(job.id, events)[-1].seq
+        try:
+            made = self._journal.append(job.id, events)
+        except StorageError:  # others filled the disk: this job has room of its own for the journal's words
+            self._takes.space.lend(job.id)
+            made = self._journal.append(job.id, events)
+        job.last_seq = made[-1].seq
         self.listener(job.id)
 
     def to_go_on_from(self, job: Job) -> list[rows.Announced]:
@@ -249,7 +257,7 @@ class JobBook:
             if void:
                 job.void_attempts = job.attempt
                 self._takes.drop_attempts(job.id, until=job.attempt)
-            self._takes.keep_reserve()
+            self._takes.space.keep_reserve()
             self.listener(job.id)
 
         self._durably(job, back)
@@ -264,7 +272,7 @@ class JobBook:
             with contextlib.suppress(SegueError, KeyError):
                 if self._journal.job(job).state != rows.DONE:
                     self._takes.drop_take(job)
-                    self._takes.recount(job)
+                    self._takes.space.recount(job)
 
     def fail(self, job: Job, error: SegueError) -> None:
         error.job = str(job.id)
@@ -289,7 +297,7 @@ class JobBook:
 
     def free_reserve(self) -> None:
         """Give back the space that is kept for saying that there is none."""
-        self._takes.free_reserve()
+        self._takes.space.free_reserve()
 
     def _end(self, job: Job, state: str, row: EventRow, was_running: bool) -> None:
         job.state, job.last_seq = state, row.seq
@@ -298,8 +306,9 @@ class JobBook:
             self._takes.drop_attempts(job.id, until=job.attempt)
         else:
             self._takes.drop_take(job.id)
-        self._takes.recount(job.id)
-        self._takes.keep_reserve()
+        self._takes.space.release(job.id)
+        self._takes.space.recount(job.id)
+        self._takes.space.keep_reserve()
         if was_running or state != rows.CANCELLED:
             self.ended(job, state)
         self.listener(job.id)
@@ -313,7 +322,7 @@ class JobBook:
             return
         except SegueError as error:
             _LOG.error("a job's news could not be journaled", extra={"job": job.id, "code": error.code})
-        self._takes.free_reserve()
+        self._takes.space.free_reserve()
         job.state = UNSETTLED
         self._owed[job.id] = act
         self.turn(at_once=True)
@@ -341,13 +350,13 @@ class JobBook:
                 field="job",
                 value=str(row.id),
             )
-        before = self._takes.used_bytes
+        before = self._takes.space.used_bytes
         self._journal.forget(row.id)
         self._journal.records.remove(row.id)
         self._takes.drop_take(row.id)
         self._takes.drop_spool(row.id)
         self.listener(row.id)
-        return max(0, before - self._takes.used_bytes)
+        return max(0, before - self._takes.space.used_bytes)
 
     # ---- asking ----
 

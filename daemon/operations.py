@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +31,7 @@ from protocol.submit import Retake, Submit
 
 RELEASE_PATIENCE_S = 15.0
 LISTING_PATIENCE_S = 20.0
+VERIFY_PATIENCE_S = 20.0
 
 
 class Operations:
@@ -271,7 +271,7 @@ class Operations:
     def _list(self, incoming: Incoming, request: requests.List) -> Reply:
         return self._views.jobs(request)
 
-    def _fetch(self, incoming: Incoming, request: requests.Fetch) -> Reply:
+    def _fetch(self, incoming: Incoming, request: requests.Fetch) -> Held:
         row = self._book.row(request.job)
         if row.state != rows.DONE:
             raise SegueError(
@@ -284,24 +284,30 @@ class Operations:
             )
         path = self._takes.finished(row.id, request.variation, request.stem, request.part)
         entry = self._views.file_entry(row, path.name)
-        data = None
-        if request.as_ == "bytes":
-            data = self._takes.read_range(path, request.offset, request.max_bytes)
-            whole = request.offset == 0 and len(data) == entry["bytes"]
-            if whole and zlib.crc32(data) != entry["crc"]:
-                raise SegueError("E_TAKE_DAMAGED", f"{path.name} was damaged on the disk; generate it again.")
-        return replies.FetchReply(
-            job=request.job,
-            path=str(path) if request.as_ == "path" else None,
-            offset=request.offset if request.as_ == "bytes" else 0,
-            total_bytes=entry["bytes"],
-            crc=entry["crc"],
-            rate=row.spec["rate"],
-            channels=row.spec["channels"],
-            frames=entry["frames"],
-            position=entry["position"],
-            data=data,
-        )
+        verifier = self._takes.verifier
+
+        def answer(over: bool) -> Reply | None:
+            if not verifier.step(path, entry["bytes"], entry["crc"]):
+                if over:
+                    raise SegueError("E_DISK", "The disk is too slow to test this file.", retry_ms=1_000)
+                return None
+            wanted = request.as_ == "bytes"
+            return replies.FetchReply(
+                job=request.job,
+                path=None if wanted else str(path),
+                offset=request.offset if wanted else 0,
+                total_bytes=entry["bytes"],
+                crc=entry["crc"],
+                rate=row.spec["rate"],
+                channels=row.spec["channels"],
+                frames=entry["frames"],
+                position=entry["position"],
+                data=verifier.read(path, request.offset, request.max_bytes) if wanted else None,
+            )
+
+        held = self._held(incoming, VERIFY_PATIENCE_S, answer)
+        held.eager = True
+        return held
 
     def _forget(self, incoming: Incoming, request: requests.Forget) -> Reply:
         freed = self._book.forget(self._book.row(request.job))

@@ -202,6 +202,8 @@ class Server:
         self.sockets.check()
 
     def _patience_s(self) -> float:
+        if any(held.eager for held in self._held):
+            return 0.0
         if self.outbox.pending or self._crowded:
             return LATE_TURN_S
         active = self._held or self.flow.attached or self.pool.busy or self.inventory.asking or self._finish

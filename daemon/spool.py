@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daemon import disk
+from daemon.space import RESERVE_NAME, give_back
 from protocol.errors import SegueError
 
 _CHUNK = struct.Struct("<4sIHBBIqIIII")  # see Chunk.header
@@ -76,6 +77,7 @@ class SpoolWriter:
         self.path = path
         self._file = os.open(path, flags, 0o600)
         self._end = 0
+        self._reserve = path.with_name(RESERVE_NAME)
         disk.sync_folder(path.parent)
 
     def append(self, chunk: Chunk, data: bytes | memoryview) -> Placed:
@@ -83,6 +85,7 @@ class SpoolWriter:
         if memoryview(data).nbytes != chunk.data_bytes:
             raise ValueError(f"{memoryview(data).nbytes} bytes for a chunk of {chunk.data_bytes}")
         placed = Placed(chunk, zlib.crc32(data), self._end)
+        give_back(self._reserve, placed.total_bytes)
         disk.write_at(self._file, chunk.header(placed.crc), self._end)
         disk.write_at(self._file, data, self._end + CHUNK_HEADER_BYTES)
         self._end += placed.total_bytes
@@ -90,6 +93,7 @@ class SpoolWriter:
 
     def append_note(self, note: bytes) -> None:
         """Write a record that is no audio (see `tokens`)."""
+        give_back(self._reserve, len(note))
         disk.write_at(self._file, note, self._end)
         self._end += len(note)
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from daemon import disk
 from daemon.records import RECORD_NAME
+from daemon.space import RESERVE_NAME, Space
 from daemon.spool import (
     CHUNK_HEADER_BYTES,
     CHUNK_MAGIC,
@@ -31,16 +32,17 @@ from daemon.spool import (
     parse_header,
     read_placed,
 )
+from daemon.verify import Verifier, damaged, missing
 from daemon.wav import WAV_HEADER_BYTES, wav_name, write_manifest, write_wav
 from protocol.errors import SegueError
 
 __all__ = [
-    "CHUNK_HEADER_BYTES", "CHUNK_MAGIC", "INPUT_NAME", "SAMPLE_BYTES", "WAV_HEADER_BYTES", "Chunk", "Placed",
-    "SpoolWriter", "TakeStore", "parse_header", "read_placed", "wav_name", "write_manifest", "write_wav",
+    "CHUNK_HEADER_BYTES", "CHUNK_MAGIC", "INPUT_NAME", "RESERVE_NAME", "SAMPLE_BYTES", "WAV_HEADER_BYTES",
+    "Chunk", "Placed", "SpoolWriter", "TakeStore", "parse_header", "read_placed", "wav_name",
+    "write_manifest", "write_wav",
 ]  # fmt: skip
 
 INPUT_NAME = "input.raw"
-RESERVE_BYTES = 1 << 20
 LAST_ATTEMPT = 1_000_000  # more than any job is tried
 
 
@@ -52,66 +54,8 @@ class TakeStore:
         self.takes = state / "takes"
         for folder in (self.spool, self.takes):
             folder.mkdir(mode=0o700, exist_ok=True)
-        self._quota_bytes = quota_bytes
-        self._keep_free_bytes = keep_free_bytes
-        self._sizes: dict[str, int] = {}
-        for root in (self.spool, self.takes):
-            for folder in root.iterdir():
-                self.recount(folder.name)
-
-        self._reserve = state / "reserve"
-        self.keep_reserve()
-
-    # ---- space ----
-
-    def keep_reserve(self) -> None:
-        """Hold some space so that the end of a job can still be journaled on a full disk."""
-        with contextlib.suppress(OSError):
-            if not self._reserve.exists():
-                disk.put_file(self._reserve, [bytes(RESERVE_BYTES)])
-
-    def free_reserve(self) -> None:
-        with contextlib.suppress(OSError):
-            self._reserve.unlink(missing_ok=True)
-
-    def check_space(self, need_bytes: int, promised_bytes: int) -> None:
-        """Refuse (E_DISK_FULL) what would not fit beside what is there and what was
-        promised to other jobs.
-        """
-        wanted = need_bytes + promised_bytes
-        if self.used_bytes + wanted > self._quota_bytes:
-            free = max(0, self._quota_bytes - self.used_bytes - promised_bytes)
-            raise SegueError(
-                "E_DISK_FULL",
-                f"The takes folder has room for {_size(free)} more and this job may need {_size(need_bytes)}:"
-                " forget takes that you have saved, or raise takes.quota_gib.",
-                value=need_bytes,
-                allowed=f"up to {free} bytes",
-                retry_ms=30_000,
-            )
-        free = shutil.disk_usage(self.takes).free - self._keep_free_bytes
-        if wanted > free:
-            raise SegueError(
-                "E_DISK_FULL",
-                f"The disk of {self.takes} is too full for this job, which may need {_size(need_bytes)}.",
-                value=need_bytes,
-                allowed=f"up to {max(0, free - promised_bytes)} bytes",
-                retry_ms=30_000,
-            )
-
-    def recount(self, job: int | str) -> int:
-        """Measure what a job uses now; returns the bytes that it gave back since the last time."""
-        name = str(job)
-        before = self._sizes.pop(name, 0)
-        now = disk.used_bytes(self.spool / name) + disk.used_bytes(self.takes / name)
-        if now:
-            self._sizes[name] = now
-        return before - now
-
-    @property
-    def used_bytes(self) -> int:
-        """Of spool and takes, as of each job's last count."""
-        return sum(self._sizes.values())
+        self.space = Space(state, quota_bytes=quota_bytes, keep_free_bytes=keep_free_bytes)
+        self.verifier = Verifier()
 
     # ---- inputs and spool ----
 
@@ -131,7 +75,6 @@ class TakeStore:
             disk.sync(descriptor)
         finally:
             os.close(descriptor)
-        self._sizes[str(job)] = size
         return crc
 
     def sync_spool(self, job: int) -> None:
@@ -148,7 +91,6 @@ class TakeStore:
             raise SegueError(
                 "E_TAKE_MISSING", "The audio of the first job is no longer here; submit it again."
             ) from None
-        self.recount(job)
 
     def spool_folder(self, job: int) -> Path:
         return self.spool / str(job)
@@ -165,7 +107,7 @@ class TakeStore:
 
     def drop_spool(self, job: int) -> None:
         shutil.rmtree(self.spool_folder(job), ignore_errors=True)
-        self.recount(job)
+        self.space.recount(job)
 
     def drop_take(self, job: int) -> None:
         """Remove finished files. The record stays with the job, if it was moved here already."""
@@ -192,20 +134,20 @@ class TakeStore:
         try:
             if done:
                 first = event["position"] + (handle_frames if event["position"] < 0 else 0)
-                data = self.read_range(wav, WAV_HEADER_BYTES + first * event["channels"] * SAMPLE_BYTES, size)
+                data = _read_range(wav, WAV_HEADER_BYTES + first * event["channels"] * SAMPLE_BYTES, size)
             else:
                 path = self.spool_folder(job) / f"{event['attempt']}.pcm"
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
                 try:
                     data = read_placed(descriptor, place, total_bytes)
                 finally:
                     os.close(descriptor)
         except FileNotFoundError:
-            raise SegueError("E_TAKE_MISSING", "The audio of this job is no longer on the disk.") from None
+            raise missing() from None
+        except OSError as error:  # what the disk does not give back is damaged
+            raise damaged("A piece of this take") from error
         if len(data) != size or zlib.crc32(data) != event["crc"]:
-            raise SegueError(
-                "E_TAKE_DAMAGED", "A piece of this take was damaged on the disk; generate it again."
-            )
+            raise damaged("A piece of this take")
         return data
 
     # ---- finished files ----
@@ -221,14 +163,6 @@ class TakeStore:
                 value=f"{variation}, {stem}, {part}",
             )
         return path
-
-    def read_range(self, path: Path, offset: int, size: int) -> bytes:
-        """Bytes of a finished file; fewer at its end."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            return disk.read_at(descriptor, size, offset)
-        finally:
-            os.close(descriptor)
 
     # ---- start-up ----
 
@@ -270,15 +204,14 @@ class TakeStore:
         for job, state in states.items():
             if state == "done" and not self.take_folder(job).is_dir():
                 said.append(f"the files of job {job} are gone")
-        for name in list(self._sizes):
-            self.recount(name)
+        self.space.recount_all()
         return said
 
 
-def _size(count: int) -> str:
-    """Bytes for a sentence."""
-    for unit in ("bytes", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}"
-        count /= 1024  # type: ignore[assignment]
-    return f"{count:.1f} GiB"
+def _read_range(path: Path, offset: int, size: int) -> bytes:
+    """Bytes of a file; fewer at its end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        return disk.read_at(descriptor, size, offset)
+    finally:
+        os.close(descriptor)

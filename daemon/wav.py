@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon import disk
+from daemon.space import give_back
 from daemon.spool import SAMPLE_BYTES
 
 _WAV = struct.Struct("<4sI4s4sIHHIIHHH4sII4sI")
@@ -17,12 +18,18 @@ WAV_HEADER_BYTES = _WAV.size
 
 
 def write_wav(
-    path: Path, pieces: Iterable[bytes], *, rate: int, channels: int, frames: int
+    path: Path,
+    pieces: Iterable[bytes],
+    *,
+    rate: int,
+    channels: int,
+    frames: int,
+    reserve: Path | None = None,
 ) -> tuple[int, int]:
     """A float32 WAV of exactly `frames` frames, put in place whole. Returns its size in bytes and CRC-32.
 
     The header has the fact chunk that the format asks of anything but integer PCM. Sizes are known
-    beforehand, so nothing is patched afterwards.
+    beforehand, so nothing is patched afterwards. `reserve` holds the job's space, some of which is used here.
     """
     size = frames * channels * SAMPLE_BYTES
     width = channels * SAMPLE_BYTES
@@ -42,7 +49,9 @@ def write_wav(
             crc = zlib.crc32(piece, crc)
             yield piece
 
-    written = disk.put_file(path, content())
+    if reserve is not None:
+        give_back(reserve, len(header) + size)
+    written = disk.put_file(path, content(), len(header) + size)
     if written != len(header) + size:
         path.unlink(missing_ok=True)
         raise ValueError(f"{path.name}: {written - len(header)} bytes of audio where {size} were announced")

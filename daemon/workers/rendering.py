@@ -370,8 +370,9 @@ class Rendering:
             name = takes.wav_name(variation, stem, part)
             pieces = (spool.read(found) for spool, found in chunks)
             size, crc = takes.write_wav(
-                self._take_folder / name, pieces, rate=self._rate, channels=self._channels, frames=frames
-            )
+                self._take_folder / name, pieces, rate=self._rate, channels=self._channels, frames=frames,
+                reserve=self._spool_folder / takes.RESERVE_NAME,
+            )  # fmt: skip
             entry = {"name": name, "stem": stem, "part": part, "position": -frames if part == "handle" else 0}
             entries.append(entry | {"frames": frames, "bytes": size, "crc": crc})
         audio = np.concatenate(
