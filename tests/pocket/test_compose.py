@@ -55,6 +55,40 @@ def test_all_meters_and_genres_come_up() -> None:
     }
 
 
+def test_some_songs_end_on_the_tonic_and_ring_out() -> None:
+    songs = [compose(seed) for seed in range(200)]
+    ending = [song for song in songs if song.sections[-1][0] == "ending"]
+    assert 0.12 < len(ending) / len(songs) < 0.35
+    for song in ending:
+        begin = (song.bars - 1) * song.meter.quarters
+        tonic = set(song.chords[-1].classes)
+        assert song.root in tonic and len(tonic) == 3
+        last = [(part, note) for part in song.parts for note in part.notes if note.start >= begin - 1e-6]
+        assert last and all(note.start == begin for _, note in last)
+        assert all(note.pitch % 12 in tonic for part, note in last if not part.drums)
+    assert all(song.sections[-1][1] > 1 for song in songs if song not in ending)
+
+
+def test_a_song_is_otherwise_what_it_was_before_songs_could_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    from genmodel.pocket.recipe import compose as module
+
+    seed = next(seed for seed in range(100) if compose(seed).sections[-1][0] == "ending")
+    ended = compose(seed)
+    monkeypatch.setattr(module, "ENDING_SHARE", 0.0)
+    whole = compose(seed)
+    begin = (ended.bars - 1) * ended.meter.quarters
+    assert (ended.words, ended.timeline, ended.chords[:-1]) == (
+        whole.words,
+        whole.timeline,
+        whole.chords[:-1],
+    )
+    for a, b in zip(ended.parts, whole.parts, strict=True):
+        assert (a.word, a.program, a.voice) == (b.word, b.program, b.voice)
+        assert [n for n in a.notes if n.start < begin - 1e-6] == [
+            n for n in b.notes if n.start < begin - 1e-6
+        ]
+
+
 def test_every_groove_is_one_bar_long() -> None:
     for name, grooves in GROOVES.items():
         for groove in grooves.values():

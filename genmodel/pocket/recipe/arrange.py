@@ -186,3 +186,29 @@ def draw_sections(rng: random.Random, bars: int, loop: int, has_drums: bool) -> 
         before = (bars - first) // 2 // first * first or first
         return [("groove", before), ("break", first), ("groove", bars - before - first)]
     return [(shape if shape != "break" else "intro", first), ("groove", bars - first)]
+
+
+def close_song(
+    writer: Writer, notes: dict[str, list[Note]], bar: int, tonic: tuple[int, ...], voicing_low: int
+) -> dict[str, list[Note]]:
+    """The same song with `bar` as its last: everyone strikes once on the tonic and lets it ring.
+
+    `notes` by "drums", "bass", "chords" and "tune"; who had nothing in the bar stays silent.
+    """
+    begin, steps = bar * writer.meter.quarters, writer.meter.steps
+    closed: dict[str, list[Note]] = {}
+    for name, played in notes.items():
+        before = [note for note in played if note.start < begin - 1e-6]
+        last: list[Note] = []
+        if len(before) < len(played):
+            if name == "drums":
+                last = [writer.note(bar, 0, 2, DRUM_KEYS[key], 104) for key in "ky"]
+            elif name == "bass":
+                last = [writer.note(bar, 0, steps * 0.9, near(tonic[0], 28), 100)]
+            elif name == "chords":
+                pitches = sorted(near(pitch_class, voicing_low) for pitch_class in tonic)
+                last = [writer.note(bar, 0, steps * 0.95, pitch, 86) for pitch in pitches]
+            else:
+                last = [writer.note(bar, 0, steps * 0.9, near(tonic[0], 62), 90)]
+        closed[name] = before + last
+    return closed

@@ -19,6 +19,7 @@ from genmodel.pocket.recipe.arrange import (
     Writer,
     bass_bar,
     chord_bar,
+    close_song,
     draw_sections,
     drum_bar,
     melody_bar,
@@ -42,6 +43,7 @@ METER_WORDS = {
     "4/4": "fourfour",
 }
 SONG_SECONDS = 22.0
+ENDING_SHARE = 0.25
 HELD_OUT_FROM = 1_000_000
 """Seeds from here on are never trained on."""
 
@@ -173,6 +175,22 @@ def compose(seed: int, seconds: float = SONG_SECONDS) -> Song:
                     writer, tune_kind, bar, root, mode, degrees[place], motifs[bar % span], arp
                 )
             bar += 1
+    harmony = [classes[index % loop] for index in range(bars)]
+    # a generator of its own, so that the rest of a seed's song is what it was before songs could end
+    after = random.Random(f"ending {seed}")
+    if after.random() < ENDING_SHARE and sections[-1][1] > 2:
+        name, length = sections[-1]
+        sections = [*sections[:-1], (name, length - 1), ("ending", 1)]
+        harmony[-1] = chord_classes(root, mode, 0, seventh=False)
+        writer.rng = after
+        closed = close_song(
+            writer,
+            {"drums": drums, "bass": bass, "chords": chords, "tune": tune},
+            bars - 1,
+            harmony[-1],
+            voicing_low,
+        )
+        drums, bass, chords, tune = (closed[name] for name in ("drums", "bass", "chords", "tune"))
 
     def voice(choices: tuple[str, ...], share: float) -> str:
         return rng.choice(choices) if rng.random() < share else "font"
@@ -198,8 +216,8 @@ def compose(seed: int, seconds: float = SONG_SECONDS) -> Song:
     if writer.swing > 0.1:
         words.append("swing")
     quarters = meter.quarters
-    harmony = tuple(
-        Chord(index * quarters, (index + 1) * quarters, classes[index % loop]) for index in range(bars)
+    progressing = tuple(
+        Chord(index * quarters, (index + 1) * quarters, chord) for index, chord in enumerate(harmony)
     )
     return Song(
         seed,
@@ -209,7 +227,7 @@ def compose(seed: int, seconds: float = SONG_SECONDS) -> Song:
         mode,
         bars,
         tuple(sections),
-        harmony,
+        progressing,
         tuple(parts),
         tuple(dict.fromkeys(words)),
     )

@@ -230,17 +230,18 @@ class CodecRun:
         draw = np.random.default_rng(self.plan.seed + 7 + self.step)
         begun, base_s = time.monotonic(), self.spent_s
         saved = judged = begun
-        sums = np.zeros(len(TERMS))
+        sums, counted = np.zeros(len(TERMS)), 0
         try:
             while self.progress() < 1.0 and time.monotonic() - begun < seconds:
                 sums += self._train_step(draw)
                 self.step += 1
+                counted += 1
                 now = time.monotonic()
                 self.spent_s = base_s + now - begun
                 if self.step % 100 == 0:
-                    facts = dict(zip(TERMS, (sums / 100).round(4).tolist(), strict=True))
+                    facts = dict(zip(TERMS, (sums / counted).round(4).tolist(), strict=True))
                     self.journal.write("train", step=self.step, spent_s=round(self.spent_s), **facts)
-                    sums[:] = 0
+                    sums[:], counted = 0, 0
                 if now - saved > 120:
                     self.save()
                     saved = now
