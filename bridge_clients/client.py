@@ -150,7 +150,7 @@ class Client:
             left_s = None if deadline is None else deadline - time.monotonic()
             if left_s is not None and left_s <= 0:
                 raise SegueError("E_TIMEOUT", f"{question.op} was not done within {timeout_s:g} s.")
-            answer = self.request(question, None if left_s is None else max(left_s, core.ATTEMPT_S))
+            answer = self.request(question, left_s)
 
     # jobs
 
@@ -202,7 +202,11 @@ class Client:
         while not follower.finished:
             left_s = None if deadline is None else deadline - time.monotonic()
             question = follower.question(left_s)
-            reply = self.request(question, None if left_s is None else max(left_s, 0.5))
+            try:
+                reply = self.request(question, left_s)
+            except SegueError as error:
+                error.job = error.job or job
+                raise
             for event in follower.take(reply):
                 if ticks or isinstance(event, m.Event):
                     yield event

@@ -42,6 +42,8 @@ AudioIn = AudioBlock | tuple[AudioFormat, Buffer]
 
 ATTEMPT_S = 3.0
 """How long a question waits, beyond what it asks the daemon to wait, before it is asked again."""
+ANSWER_S = 0.1
+"""How long an answer may be under way, where a caller's time is short."""
 PATIENCE_S = {"models": 22.0, "pause": 18.0, "submit": 8.0, "retake": 8.0, "metrics": 5.0}
 """Ops whose answer may take longer: the daemon ends or asks other processes, or takes in audio."""
 MAX_LOST = 4
@@ -145,13 +147,17 @@ class Follower:
         self._tick: Tick | None = None
 
     def question(self, left_s: float | None = None) -> Next:
-        """What to ask next; acknowledges everything handed out so far. Held no longer than `left_s`.
+        """What to ask next; acknowledges everything handed out so far. Held for less than `left_s`, so that
+        the answer is there in time.
 
         Raises E_TIMEOUT when no time is left.
         """
         if left_s is not None and left_s <= 0:
             raise SegueError("E_TIMEOUT", f"Job {self.job} was not done in the time given.", job=self.job)
-        wait_ms = self._wait_ms if left_s is None else min(self._wait_ms, int(left_s * 1000))
+        if left_s is None:
+            wait_ms = self._wait_ms
+        else:
+            wait_ms = min(self._wait_ms, int(1000 * max(left_s / 2, left_s - ANSWER_S)))
         return Next(job=self.job, after=self.after, max_bytes=self._max_bytes, wait_ms=wait_ms)
 
     def take(self, reply: NextReply) -> Generator[Event | Tick, None, None]:

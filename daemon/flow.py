@@ -28,6 +28,7 @@ HEADER_ROOM_BYTES = 40 * 1024  # of the 64 KiB a header may have; the rest is fo
 PER_AUDIO_BYTES = 160  # an audio description beside its event
 TICK_EVERY_S = 1.0  # a client hears of every job at least so often
 TICK_GAP_S = 1.0 / MAX_TICKS_PER_S
+ANSWER_BYTES = 1 << 20  # of audio in one answer (12 ms of reading and checking), however much was asked for
 MAX_ATTACHED = 1024
 PUSH_TURN_S = 0.01  # what pushing may take of a turn of the loop
 ABANDONED_S = 60.0  # the job has ended, and for so long the client took nothing of it
@@ -136,7 +137,7 @@ class Flow:
             if not ticked and waited_s < TICK_EVERY_S:
                 return None
         row = self._book.row(request.job)
-        events, _ = self.events(row, request.after, request.max_bytes)
+        events, _ = self.events(row, request.after, min(request.max_bytes, ANSWER_BYTES))
         reached = events[-1].seq if events else request.after
         return NextReply(
             job=request.job,

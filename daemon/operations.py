@@ -13,7 +13,7 @@ from typing import Any
 from daemon import __version__
 from daemon import journal as rows
 from daemon.config import Settings
-from daemon.flow import Flow, Held
+from daemon.flow import ANSWER_BYTES, Flow, Held
 from daemon.inventory import Inventory
 from daemon.jobs import JobBook
 from daemon.journal import Journal
@@ -291,7 +291,7 @@ class Operations:
                 if over:
                     raise SegueError("E_DISK", "The disk is too slow to test this file.", retry_ms=1_000)
                 return None
-            wanted = request.as_ == "bytes"
+            wanted, size = request.as_ == "bytes", min(request.max_bytes, ANSWER_BYTES)
             return replies.FetchReply(
                 job=request.job,
                 path=None if wanted else str(path),
@@ -302,7 +302,7 @@ class Operations:
                 channels=row.spec["channels"],
                 frames=entry["frames"],
                 position=entry["position"],
-                data=verifier.read(path, request.offset, request.max_bytes) if wanted else None,
+                data=verifier.read(path, request.offset, size) if wanted else None,
             )
 
         held = self._held(incoming, VERIFY_PATIENCE_S, answer)

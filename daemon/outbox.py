@@ -14,6 +14,7 @@ import zmq
 from daemon.metrics import Metrics
 
 MAX_LATE, MAX_LATE_BYTES, LATE_S = 2048, 16 << 20, 4.0
+BEHIND_BYTES = 1 << 20
 OVERHEAD_BYTES = 1024  # of an answer that waits, beside its frames
 _LOG = logging.getLogger("segue.outbox")
 
@@ -61,6 +62,11 @@ class Outbox:
     @property
     def pending(self) -> bool:
         return bool(self._late)
+
+    def behind(self, envelope: list[bytes]) -> bool:
+        """Whether this client does not take what it asked for: much of it waits here already."""
+        waiting = self._late.get(envelope[0])
+        return waiting is not None and sum(entry.size for entry in waiting) > BEHIND_BYTES
 
     def send(self, envelope: list[bytes], frames: Sequence[Any]) -> str:
         """ "sent", "full" (the client does not read) or "gone"."""

@@ -36,7 +36,8 @@ from protocol.errors import SegueError
 from protocol.framing import Refusal, decode_request, encode_error, encode_reply
 from protocol.replies import Reply
 
-BURST = 64  # requests taken in one turn before workers are looked at again
+BURST, RECEIVE_TURN_S = 64, 0.02  # requests, and time, taken in one turn before workers are looked at again
+BULKY = frozenset({"next", "fetch"})  # not looked up for a client that does not take the answers it has
 BUSY_TURN_S, IDLE_TURN_S = 0.05, 1.0
 MAX_HELD = 1024
 MANY_FAULTS = 20
@@ -210,8 +211,9 @@ class Server:
         return BUSY_TURN_S if active or (self.book.active and not self.pool.paused) else IDLE_TURN_S
 
     def _receive(self) -> None:
+        by = time.monotonic() + RECEIVE_TURN_S
         for _ in range(BURST):
-            received = self.sockets.receive()
+            received = self.sockets.receive() if time.monotonic() < by else None
             if received is None:
                 return
             self._last_request_s = time.monotonic()
@@ -234,6 +236,9 @@ class Server:
             self.metrics.count("refused", code=refusal.code)
             back = received.back(refusal.envelope)
             self.outbox.reply(back, encode_error(refusal, refusal.op, refusal.request_id))
+            return
+        if incoming.op in BULKY and self.outbox.behind(incoming.envelope):
+            self.metrics.count("peers_lost", why="full")
             return
         incoming = dataclasses.replace(incoming, envelope=received.back(incoming.envelope))
         envelope, op, request_id = incoming.envelope, incoming.op, incoming.request_id
