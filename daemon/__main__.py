@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 well, 1 it could not be done, 2 wrong configuration or arguments, 3 another daemon has
-    these folders. A service manager need not try again after 2 and 3.
+    these folders, 4 its memory grew without end. A service manager need not try again after 2 and 3.
     """
     given = _parser().parse_args(arguments)
     try:

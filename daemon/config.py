@@ -91,6 +91,7 @@ class Log:
 class Life:
     idle_exit_s: float = 0.0  # 0: never
     drain_s: float = 10.0  # how long a polite stop waits for running jobs
+    front_max_mib: float = 1024.0  # memory of the front-end (some 60 MiB) above which it starts over; 0: any
     crash_pause_s: float = 60.0  # two crashes over the same job within this time: start paused; 0: never
 
 
@@ -144,6 +145,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "log.keep": (0, 100),
     "life.idle_exit_s": (0, 31_536_000),
     "life.drain_s": (0, 3600),
+    "life.front_max_mib": (0, 1_000_000),
     "life.crash_pause_s": (0, 86_400),
 }
 CHOICES: dict[str, tuple[str, ...]] = {

@@ -31,15 +31,22 @@ class Heap:
         """Every few seconds: give back what is kept, if it may be much; seldom while that gains little."""
         if self._trim is None or now_s < self._due_s:
             return
-        held = _resident_bytes()
+        held = resident_bytes()
         if self._least_bytes is None or held > self._least_bytes + WORTH_BYTES:
             self._trim()
-            left = _resident_bytes()
+            left = resident_bytes()
             self._least_bytes = min(left, self._least_bytes or left)
             self._pause_s = EVERY_S if held - left >= WORTH_BYTES else min(AT_MOST_S, 2 * self._pause_s)
         else:
             self._pause_s = EVERY_S
         self._due_s = now_s + self._pause_s
+
+
+def trim() -> None:
+    """Give back what is kept, now."""
+    found = _malloc_trim()
+    if found is not None:
+        found()
 
 
 def _malloc_trim() -> Callable[[], object] | None:
@@ -52,7 +59,8 @@ def _malloc_trim() -> Callable[[], object] | None:
     return lambda: trim(ctypes.c_size_t(0))
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
+    """Memory of this process; 0 where it cannot be told."""
     try:
         return int(_STATM.read_text().split()[1]) * _PAGE_BYTES
     except (OSError, ValueError, IndexError):

@@ -134,7 +134,7 @@ def serve(settings: Settings, *, foreground: bool) -> int:
     finally:
         for lock in locks:
             lock.release()
-    return 0
+    return server.exit_status
 
 
 def _stop_on_signals(server: Any, settings: Settings) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import zmq
 
-from daemon import crashes, gauges, inventory, jobs, logs, pool, rebuild, remote, takes, works
+from daemon import crashes, gauges, heap, inventory, jobs, logs, pool, rebuild, remote, takes, works
 from daemon.config import Settings
 from daemon.flow import Flow, Held
 from daemon.metrics import Metrics
@@ -30,6 +30,7 @@ from daemon.operations import Operations
 from daemon.outbox import Outbox, key_of
 from daemon.sockets import Received, Sockets
 from daemon.upkeep import Upkeep
+from daemon.weight import Weight
 from daemon.workers.local import LocalWorker, spawn
 from protocol.build import build_id
 from protocol.errors import SegueError
@@ -41,6 +42,7 @@ BULKY = frozenset({"next", "fetch"})  # not looked up for a client that does not
 BUSY_TURN_S, IDLE_TURN_S = 0.05, 1.0
 MAX_HELD = 1024
 MANY_FAULTS = 20
+TOO_HEAVY = 4  # the exit status that asks a service manager for a fresh start
 LAST_WORDS_S, LAST_WORDS_AT_MOST_S = 0.3, 5.0
 LATE_TURN_S = 0.005
 HELD_TURN_S = 0.01  # what answering those who wait may take of a turn
@@ -100,6 +102,8 @@ class Server:
             update_gauges=self._update_gauges,
         )  # fmt: skip
         self.upkeep = Upkeep(self.notifier, self.pool, self.book, self.metrics, self._logs, settings.log)
+        self.weight = Weight(round(settings.life.front_max_mib * mib), heap.resident_bytes, heap.trim)
+        self.exit_status = 0
         self.book.ended = self._job_ended
         self._held: list[Held] = []
         self._crowded = False  # a turn had no time for everyone who waits
@@ -201,6 +205,7 @@ class Server:
         self._answer_held()
         self._crowded |= self.flow.push()
         self.sockets.check()
+        self._weigh()
 
     def _patience_s(self) -> float:
         if any(held.eager for held in self._held):
@@ -370,6 +375,16 @@ class Server:
         self.journal.close()
 
     # ---- housekeeping ----
+
+    def _weigh(self) -> None:
+        what = self.weight.look(time.monotonic())
+        if what == "renew":
+            _LOG.error("the front-end has grown: all connections end", extra={"bytes": self.weight.bytes})
+            self.sockets.renew()
+        elif what and (self._finish is None or (what == "now" and self._finish != "none")):
+            _LOG.error("the front-end has grown: it starts over", extra={"bytes": self.weight.bytes})
+            self.exit_status = TOO_HEAVY
+            self.stop("none" if what == "now" else "running", True, self.settings.life.drain_s)
 
     def _update_gauges(self) -> None:
         gauges.update(

@@ -176,6 +176,15 @@ class Sockets:
         if not there:
             self._rebind()
 
+    def renew(self) -> None:
+        """End every connection and open the doors anew; clients ask again by themselves."""
+        for binding in self._bindings:
+            with contextlib.suppress(zmq.ZMQError):
+                self.router.unbind(binding)
+        self._bindings.clear()
+        self._rebind()
+        self.tcp.renew()
+
     def _rebind(self) -> None:
         """A cleaner of temporary folders may have removed the name: nobody new could reach us.
 
@@ -186,9 +195,9 @@ class Sockets:
             self._bind_ipc()
             self.rebound()
         except (OSError, security.UnsafePath, zmq.ZMQError) as error:
-            _LOG.error("the socket's file is gone and cannot be made again: %s", error)
+            _LOG.error("the socket cannot be made again: %s", error)
             return
-        _LOG.warning("the socket's file was gone and was made again", extra={"path": str(self.path)})
+        _LOG.warning("the socket was made again", extra={"path": str(self.path)})
         while len(self._bindings) > KEPT_LISTENERS:
             with contextlib.suppress(zmq.ZMQError):
                 self.router.unbind(self._bindings.pop(0))

@@ -125,6 +125,13 @@ class TcpDoor:
         else:
             self._within = allowed
 
+    def renew(self) -> None:
+        """End every connection; the door stays open."""
+        allowed = self._within
+        if self._bound:
+            self._unbind()
+            self._let_in(allowed)
+
     def forget(self) -> None:
         """The ROUTER is closed: give the address back."""
         self._bound = None

@@ -54,7 +54,7 @@ def test_memory_that_was_freed_is_given_back(monkeypatch: pytest.MonkeyPatch) ->
     """raw-sockets, seed 1: 40 MiB stayed with the daemon after a crowd of 1,100 clients had gone."""
     held = [20 << 20]
     trimmed: list[float] = []
-    monkeypatch.setattr(heap, "_resident_bytes", lambda: held[0])
+    monkeypatch.setattr(heap, "resident_bytes", lambda: held[0])
     made = heap.Heap()
 
     def trim() -> None:

@@ -183,7 +183,8 @@ def test_a_revoked_client_is_out_at_once_and_the_others_stay(tmp_path: Path) -> 
         assert error.value.errno == zmq.EHOSTUNREACH
         with contextlib.suppress(zmq.Again):  # its socket may know already that it was shown the door
             first.send_multipart([b"", b"three"], zmq.NOBLOCK)
-        doors.dealer(endpoint, **_keys(gone)).send_multipart([b"", b"with a fresh socket"])
+        knocks = doors.dealer(endpoint, **_keys(gone))
+        knocks.send_multipart([b"", b"with a fresh socket"])
         second.send_multipart([b"", b"three"])
         found = doors.turn(2)
         assert [(r.key, r.frames[2]) for r in found] == [(stays["client_public_key"], b"three")]
