@@ -1,18 +1,16 @@
 """What becomes of jobs whose worker ended, was refused or was ended: again or for good, in which words.
 
-Everything here must be written down, and a disk can be full: what could not be journaled stays as it was and
-is tried again in a later turn, so that no job is ever left without a worker and without a fate.
+What the disk does not take is tried again by the job book, so that no job is ever left without a worker and
+without a fate.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 
 from daemon import journal as rows
 from daemon.config import Settings
-from daemon.disk import StorageError
 from daemon.jobs import Job, JobBook
 from daemon.metrics import Metrics
 from daemon.quarantine import Quarantine
@@ -20,8 +18,6 @@ from daemon.workers.local import LocalWorker
 from protocol.errors import SegueError
 
 NEIGHBOUR = "a neighbour was cancelled hard"
-_AGAIN_S = 1.0  # between two tries to write down what the disk did not take
-_SAY_EVERY_S = 10.0
 _LOG = logging.getLogger("segue.pool")
 
 
@@ -45,48 +41,6 @@ class Endings:
         self._book, self._settings, self._metrics, self._rest = book, settings, metrics, rest
         self._make_way = make_way
         self.refusals: dict[str, SegueError] = {}
-        self._swept_s = self._said_s = -_SAY_EVERY_S
-
-    # ---- writing down ----
-
-    def durably(self, job: Job, action: Callable[[], object]) -> bool:
-        """Do what journals a change of this job, once more with the space kept for bad times; False: the disk
-        took neither, and the job is as it was.
-        """
-        before = (job.state, job.attempt)
-        for _ in range(2):
-            try:
-                action()
-                return True
-            except StorageError as error:
-                if (job.state, job.attempt) != before:  # it was journaled; a file behind it made trouble
-                    _LOG.warning("a job's files could not be put away", extra={"job": job.id}, exc_info=error)
-                    return True
-                self._book.free_reserve()
-                self._say(job, error)
-        return False
-
-    def _say(self, job: Job, error: Exception) -> None:
-        now = time.monotonic()
-        if now - self._said_s > _SAY_EVERY_S:
-            self._said_s = now
-            _LOG.error("a job's news could not be written", extra={"job": job.id}, exc_info=error)
-
-    def fail(self, job: Job, error: SegueError) -> bool:
-        return self.durably(job, lambda: self._book.fail(job, SegueError.from_map(error.to_map())))
-
-    def requeue(self, job: Job, why: str, *, forgiven: bool) -> bool:
-        return self.durably(job, lambda: self._book.requeue(job, why, forgiven=forgiven))
-
-    def sweep(self, workers: list[LocalWorker], now_s: float) -> None:
-        """Jobs that run on no worker, because their end could not be written down when it came."""
-        if now_s - self._swept_s < _AGAIN_S:
-            return
-        self._swept_s = now_s
-        aboard = {(job, attempt) for worker in workers for job, attempt in worker.aboard.items()}
-        for job in self._book.running():
-            if (job.id, job.attempt) not in aboard:
-                self._give_back(job, "the end of its worker could not be written down", forgiven=False)
 
     # ---- a model that cannot be had ----
 
@@ -95,7 +49,7 @@ class Endings:
         self.refusals[model] = error
         for job in self._book.queued():
             if job.model == model:
-                self.fail(job, error)
+                self._book.fail(job, _copy(error))
 
     # ---- a worker that ended ----
 
@@ -123,9 +77,9 @@ class Endings:
                 reason = "stalled" if worker.stalled else "asked" if asked else "died"
                 self._metrics.count("requeues", reason=reason)
             if asked:
-                self._give_back(job, worker.why or "its worker was stopped", forgiven=True)
+                self._book.requeue(job, worker.why or "its worker was stopped", forgiven=True)
             elif worker.slept:
-                self._give_back(job, "the device was lost while the machine slept", forgiven=True)
+                self._book.requeue(job, "the device was lost while the machine slept", forgiven=True)
             elif cramped:
                 self._out_of_memory(job, SegueError.from_map(worker.broken), roomier=roomier)
             else:
@@ -148,7 +102,7 @@ class Endings:
         if error.code == "E_MEMORY":
             self._out_of_memory(job, error, roomier=self._make_way(worker) or bool(worker.aboard))
         else:
-            self.fail(job, error)
+            self._book.fail(job, _copy(error))
 
     def _out_of_memory(self, job: Job, error: SegueError, *, roomier: bool) -> None:
         """Once more, alone, if that gives it more room; memory that was not enough for the job alone will not
@@ -157,9 +111,9 @@ class Endings:
         if roomier and not job.memory_retries:
             job.memory_retries += 1
             self._metrics.count("requeues", reason="memory")
-            self._give_back(job, "the memory ran out; it is tried once more, alone", forgiven=True)
+            self._book.requeue(job, "the memory ran out; it is tried once more, alone", forgiven=True)
         else:
-            self.fail(job, error)
+            self._book.fail(job, _copy(error))
 
     def _strike(self, job: Job, worker: LocalWorker, cause: str) -> None:
         """A job whose worker ended under it: again, or for good after the last attempt."""
@@ -170,13 +124,15 @@ class Endings:
         if job.strikes >= self._settings.worker.attempts:
             code = "E_STALLED" if worker.stalled else "E_CRASH_LOOP"
             message = f"This job was tried {job.strikes} times and is given up: {why}."
-            self.fail(job, SegueError(code, message, detail=f"attempts: {job.attempt}"))
+            self._book.fail(job, SegueError(code, message, detail=f"attempts: {job.attempt}"))
         else:
-            self._give_back(job, why, forgiven=False)
-
-    def _give_back(self, job: Job, why: str, *, forgiven: bool) -> None:
-        self.requeue(job, why, forgiven=forgiven)
+            self._book.requeue(job, why, forgiven=False)
 
 
 def _is_memory(worker: LocalWorker) -> bool:
     return bool(worker.broken) and SegueError.from_map(worker.broken).code == "E_MEMORY"
+
+
+def _copy(error: SegueError) -> SegueError:
+    """Each job gets an error of its own, because it will hold the job's number."""
+    return SegueError.from_map(error.to_map())

@@ -89,6 +89,11 @@ class Memory:
             return Need(round(_FILES_SHARE * size) + _BESIDE_FILES_BYTES, "files")
         return Need(UNKNOWN_BYTES, "nothing")
 
+    def measured_bytes(self, model: str) -> int | None:
+        """What a model needed at most when it was last loaded here, on whichever device; None: never seen."""
+        found = [self._measured(self._name(model, device)) for device in self._limits.devices]
+        return max(found) or None
+
     def loaded(self, worker: LocalWorker) -> None:
         """A worker said where it really is and what it holds."""
         self._really[worker.device] = str(worker.facts.get("device", worker.device))

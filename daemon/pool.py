@@ -72,6 +72,10 @@ class Pool:
         found = [worker for worker in self.workers if worker.model == model]
         return min(found, key=lambda worker: worker.state == "ending", default=None)
 
+    def worker_of(self, job: int) -> str | None:
+        """The name of the worker that has a job aboard."""
+        return next((worker.name for worker in self.workers if job in worker.aboard), None)
+
     def quarantined(self, model: str) -> bool:
         return self.rest.rests(model, time.monotonic())
 
@@ -109,7 +113,6 @@ class Pool:
                 self._buried(worker, status, now)
         self._watch(now)
         self._judge_deadlines(now)
-        self._endings.sweep(self.workers, now)
 
     def woke(self, slept_s: float, *, suspended: bool = True) -> None:
         """The machine slept, or this process was stopped: nobody is late for having slept too.
@@ -150,7 +153,7 @@ class Pool:
         if job is None:
             return
         attempt = job.attempt
-        self._endings.fail(job, error)
+        self._book.fail(job, error)
         self._drop(job.id, attempt, time.monotonic())
 
     def _hear(self, worker: LocalWorker, message: dict[str, Any]) -> None:
@@ -179,7 +182,7 @@ class Pool:
             if current is None:
                 self._book.disown(message["job"])
             else:
-                self._endings.durably(current, lambda: self._book.done(current, message["manifest"]))
+                self._book.done(current, message["manifest"])
         elif op == "failed":
             self._leave(worker, message, now)
             if current is not None:
@@ -188,9 +191,7 @@ class Pool:
             self._leave(worker, message, now)
             if current is not None:
                 why = str(message["why"])
-                self._endings.durably(
-                    current, lambda: self._book.requeue(current, why, forgiven=True, discard=True)
-                )
+                self._book.requeue(current, why, forgiven=True, discard=True)
         elif op == "dropped":
             told_s = worker.dropping.get(message["job"])
             if told_s is not None:
@@ -293,7 +294,8 @@ class Pool:
 
     def _drop(self, job: int, attempt: int, now: float) -> None:
         for worker in self.workers:
-            if worker.aboard.get(job) == attempt and worker.ending_since_s is None:
+            told = job in worker.dropping
+            if worker.aboard.get(job) == attempt and worker.ending_since_s is None and not told:
                 worker.send({"op": "drop", "job": job, "attempt": attempt})
                 worker.dropping[job] = now
 
@@ -355,8 +357,10 @@ class Pool:
         return not self.paused and self.starting and any(job.model == model for job in self._book.queued())
 
     def _judge_deadlines(self, now: float) -> None:
-        for job in [found for found in self._book.active.values() if found.deadline_s is not None]:
-            left = (job.deadline_s or 0.0) - now
+        for job in [*self._book.queued(), *self._book.running()]:
+            if job.deadline_s is None:
+                continue
+            left = job.deadline_s - now
             waiting = job.state == rows.QUEUED
             made = job.progress.step / job.progress.steps if job.progress.steps else 0.0
             needs = (1 - made) * self.costs.seconds(job.model, job.audio_s, job.variations)
@@ -369,5 +373,5 @@ class Pool:
                 else "This job's deadline has passed."
             )
             attempt = job.attempt
-            self._endings.fail(job, SegueError("E_DEADLINE", message))
+            self._book.fail(job, SegueError("E_DEADLINE", message))
             self._drop(job.id, attempt, now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,6 +58,9 @@ class Views:
             model=row.model,
             text=text if whole or text is None else text[:LISTED_TEXT],
             project=row.project or None,
+            session=row.session or None,
+            worker=self._pool.worker_of(row.id),
+            deadline_left_ms=_left_ms(None if active is None else active.deadline_s),
             priority=row.priority,
             position=active.position if active is not None and active.state == rows.QUEUED else 0,
             attempt=row.attempt,
@@ -136,12 +140,16 @@ class Views:
             present = entry.get("present", entry.get("path") is not None or not entry)
             state = "ready_to_load" if present else "absent"
         resident = worker is not None and worker.state == "loaded"
-        keep_alive = worker.keep_alive_s if resident and worker is not None else None
+        now = time.monotonic()
+        refusal = self._pool.refusals.get(name)
+        reason = self._pool.rest.reason(name, now) if worker is None else None
         return replies.ModelInfo(
             name=name,
             state=state,
             size_bytes=_count(facts.get("size_bytes", facts.get("bytes"))),
-            memory_bytes=_count(known.get("memory_bytes")),
+            memory_bytes=_count(
+                worker.memory_bytes if resident and worker else self._pool.memory.measured_bytes(name)
+            ),
             rate=_count(facts.get("rate", facts.get("sample_rate"))),
             channels=_count(facts.get("channels")),
             stems=tuple(str(stem) for stem in facts.get("stems", ())),
@@ -149,10 +157,27 @@ class Views:
             device=str(known["device"]) if resident else None,
             precision=str(known["precision"]) if resident else None,
             licence=str(facts["licence"]) if facts.get("licence") else None,
-            keep_alive_ms=round(1000 * keep_alive) if keep_alive is not None and keep_alive >= 0 else None,
+            **_keep_alive(worker if resident else None, now),
+            worker=None if worker is None else worker.name,
+            jobs=() if worker is None else tuple(str(job) for job in worker.aboard),
+            reason=(reason or (refusal.message if refusal else None) or "")[:1000] or None,
+            retry_ms=None if reason is None else round(1000 * self._pool.rest.waits_s(name, now)),
             path=str(facts["path"]) if facts.get("path") else None,
             note=str(facts["note"])[:1000] if facts.get("note") else None,
         )
+
+
+def _left_ms(until_s: float | None) -> int | None:
+    return None if until_s is None else max(0, round(1000 * (until_s - time.monotonic())))
+
+
+def _keep_alive(worker: LocalWorker | None, now_s: float) -> dict[str, Any]:
+    """How long a loaded model stays when idle, and how much of that is left if it is."""
+    if worker is None or worker.keep_alive_s < 0:
+        return {}
+    left_s = worker.keep_alive_s - (now_s - worker.idle_since_s)
+    left = {} if worker.aboard else {"keep_alive_left_ms": max(0, round(1000 * left_s))}
+    return {"keep_alive_ms": round(1000 * worker.keep_alive_s), **left}
 
 
 def _count(value: Any) -> int | None:

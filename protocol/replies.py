@@ -10,6 +10,7 @@ from .fields import (
     Check,
     Record,
     array,
+    binary,
     boolean,
     error_map,
     integer,
@@ -22,6 +23,7 @@ from .fields import (
     wrong,
 )
 from .limits import (
+    KEY_BYTES,
     MAX_CREDIT_BYTES,
     MAX_FRAME_BYTES,
     MAX_HEADER_BYTES,
@@ -126,7 +128,9 @@ class PingReply(Reply):
 
 @record
 class ModelInfo(Record):
-    """A model: what it is, what it costs, where it stands. Sizes are None when not known yet."""
+    """A model: what it is, what it costs, where it stands. Sizes are None when not known yet. reason says why
+    it gets no worker now, and retry_ms when it will be tried again.
+    """
 
     name: str = wire(text(1024, 1))
     state: str = wire(_MODEL_STATE)
@@ -140,6 +144,11 @@ class ModelInfo(Record):
     precision: str | None = wire(_SHORT, default=None)
     licence: str | None = wire(_SHORT, default=None)
     keep_alive_ms: int | None = wire(_COUNT, default=None)
+    keep_alive_left_ms: int | None = wire(_COUNT, default=None)
+    worker: str | None = wire(_SHORT, default=None)
+    jobs: tuple[str, ...] = wire(array(JOB_ID, 0, 4096), default=())
+    reason: str | None = wire(_SHORT, default=None)
+    retry_ms: int | None = wire(_COUNT, default=None)
     path: str | None = wire(text(4096), default=None)
     note: str | None = wire(_SHORT, default=None)
 
@@ -280,7 +289,10 @@ class JobInfo(Record):
     model: str = wire(_NAME, default="")
     text: str | None = wire(_WORDS, default=None)
     project: str | None = wire(_PROJECT, default=None)
+    session: bytes | None = wire(binary(KEY_BYTES), default=None)
     priority: str = wire(_WORD, default="interactive")
+    worker: str | None = wire(_SHORT, default=None)
+    deadline_left_ms: int | None = wire(_COUNT, default=None)
     position: int = wire(_COUNT, default=0)
     attempt: int = wire(_COUNT, default=0)
     last: int = wire(_COUNT, default=0)

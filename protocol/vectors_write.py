@@ -131,8 +131,9 @@ def replies() -> dict[str, m.Reply]:
         state="generating", attempt=1, step=120, steps=400, samples=96000, seconds=1.5, xrt=1.25, eta_ms=3500
     )
     info = m.JobInfo(
-        job=JOB, state="running", mode="continue", model="pocket", text="dusty", last=3, seed=7, tick=tick
-    )
+        job=JOB, state="running", mode="continue", model="pocket", text="dusty", last=3, seed=7, tick=tick,
+        session=SESSION, worker="worker0", deadline_left_ms=55000,
+    )  # fmt: skip
     model = m.ModelInfo(
         name="pocket",
         state="loaded",
@@ -144,7 +145,15 @@ def replies() -> dict[str, m.Reply]:
         device="cpu",
         precision="float32",
         licence="MIT",
+        keep_alive_ms=300000,
+        keep_alive_left_ms=240000,
+        worker="worker0",
+        jobs=(JOB,),
     )
+    resting = m.ModelInfo(
+        name="heavy", state="quarantined", reason="heavy ended its worker 5 times within a minute",
+        retry_ms=42000,
+    )  # fmt: skip
     return {
         "hello": m.HelloReply(
             daemon="segued 0.1.0", build="0.1.0+00000000", protocol=(MAJOR, MINOR), boot="9f86d081", pid=4242,
@@ -158,7 +167,7 @@ def replies() -> dict[str, m.Reply]:
         "ping, with a notice": m.PingReply(
             boot="9f86d081", queued=1, paused=True, notice="The journal of jobs was damaged."
         ),
-        "models": m.ModelsReply(models=(model,), default="pocket"),
+        "models": m.ModelsReply(models=(model, resting), default="pocket"),
         "load": m.LoadReply(model="pocket", state="loading", waiting_for="the weights"),
         "unload": m.UnloadReply(model="pocket", state="ready_to_load", freed_bytes=268435456, measured=True),
         "submit": m.SubmitReply(job=JOB, state="queued", position=2, seed=7),

@@ -33,6 +33,9 @@ def run_models(args: Any) -> int:
         for model in reply.models
     ]
     table(["  NAME", "STATE", "SIZE", "RATE", "STEMS", "LISTENS TO", "LICENCE"], rows)
+    for model in reply.models:
+        if model.reason:
+            say(f"{model.name}: {model.reason}")
     return DONE
 
 

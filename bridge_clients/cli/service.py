@@ -147,12 +147,16 @@ def run_ps(args: Any) -> int:
     rows = []
     for info in jobs:
         tick = info.tick.to_map() if info.tick and not info.ended else {}
-        done = f"{100 * tick.get('step', 0) // tick['steps']} %" if tick.get("steps") else "-"
+        step, steps = tick.get("step", 0), tick.get("steps")
+        done = f"{100 * step // steps} % ({step}/{steps})" if steps else "-"
         state = state_words(tick) if tick else info.state
         rows.append(
-            [info.job, state, done, speed_words(tick) or "-", info.model or "-", when(info.created_ms)]
-        )
-    table(["JOB", "STATE", "DONE", "SPEED", "MODEL", "SINCE"], rows)
+            [
+                info.job, state, done, speed_words(tick) or "-", info.priority, str(info.attempt or "-"),
+                info.model or "-", info.worker or "-", info.project or "-", when(info.created_ms),
+            ]
+        )  # fmt: skip
+    table(["JOB", "STATE", "DONE", "SPEED", "CLASS", "TRY", "MODEL", "WORKER", "PROJECT", "SINCE"], rows)
     return DONE
 
 
