@@ -16,11 +16,12 @@ from torch.nn import functional as F
 from genmodel.codec import encodec_config_from_audiocraft, load_encodec
 from genmodel.pocket.recipe.compose import HELD_OUT_FROM
 from genmodel.pocket.recipe.configs import codec_config
+from genmodel.pocket.recipe.crops import SOURCES, Crops, DeviceCrops
 from genmodel.pocket.recipe.export import half
 from genmodel.pocket.recipe.fastcodec import Down, FastCodec, Up
 from genmodel.pocket.recipe.journal import Journal, load_state, save_atomically
 from genmodel.pocket.recipe.spectral import SpectralLoss, incoherence, mel_distance_db, si_sdr_db
-from genmodel.pocket.recipe.train_codec import CodecRun, Crops, Plan
+from genmodel.pocket.recipe.train_codec import CodecRun, Plan
 
 
 def small_codec() -> FastCodec:
@@ -196,6 +197,33 @@ def test_crops_follow_the_shares(tmp_path: Path) -> None:
     np.save(tmp_path / "00000000.npy", loud)
     crops = Crops([tmp_path / "00000000.npy"], 0, (0.0, 1.0, 0.0, 0.0))
     assert all(np.abs(crops.one(3200)).max() > 0.2 for _ in range(10))
+
+
+def test_pieces_from_memory_are_pieces_of_the_songs(tmp_path: Path) -> None:
+    draw = np.random.default_rng(3)
+    songs = [draw.integers(4000, 9000, (3, length)).astype(np.int16) for length in (9000, 12_000, 900)]
+    files = []
+    for seed, song in enumerate(songs):
+        files.append(tmp_path / f"{seed:08d}.npy")
+        np.save(files[-1], song)
+    for source, name in enumerate(SOURCES):
+        shares = tuple(float(index == source) for index in range(4))
+        crops = DeviceCrops(files, 5, shares)
+        truth = [song.sum(0) if name == "mix" else song[source] for song in songs]
+        for row in crops.batch(6, 1600).double().numpy():
+            end = 1600 if row[-1] else 900  # a song shorter than the piece ends in zeros
+            found = []
+            for wav in truth:
+                places = range(len(wav) - end + 1) if end == 1600 else range(max(0, len(wav) - end) + 1)
+                ratio = row[0] / (wav[: len(places)] / 32767)
+                for place in np.nonzero((ratio > 0.45) & (ratio < 1.7))[0]:
+                    piece = wav[place : place + end] / 32767 * ratio[place]
+                    if np.abs(np.clip(piece, -1, 1) - row[:end]).max() < 1e-4:
+                        found.append(int(place))
+                        break
+            assert found, name
+    first, again = (DeviceCrops(files, 5).batch(4, 800) for _ in range(2))
+    assert torch.equal(first, again)
 
 
 def test_journal_and_checkpoints(tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ from genmodel.pocket.recipe.compose import compose
 from genmodel.pocket.recipe.configs import DELAYS, build_lm, lm_config
 from genmodel.pocket.recipe.lmdata import (
     TASKS,
+    Drawn,
     TaskMaker,
     TokenSong,
+    batches,
     collate,
     prompt_period_frames,
     transport,
@@ -87,6 +89,17 @@ def test_a_new_codec_keeps_the_body(model) -> None:
     assert begin_with(other, model.state_dict(), fresh_codes=False) == []
     with pytest.raises(RuntimeError, match="another model"):
         begin_with(build_lm(lm_config(dim=32, layers=1, heads=2, card=CARD)), model.state_dict(), True)
+
+
+def test_batches_made_by_other_processes_differ_and_are_whole(songs, model) -> None:
+    index = dict(model.condition_provider.conditioners["description"].index)
+    drawn = Drawn(songs, FRAMES, CARD, 3, 2, index)
+    here = [next(batches(drawn)) for _ in range(2)]
+    assert torch.equal(here[0].codes, here[1].codes)  # the same seed, the same batch
+    ahead = batches(drawn, loaders=2)
+    made = [next(ahead) for _ in range(4)]
+    assert all(batch.codes.shape == (2, 12, FRAMES) for batch in made)
+    assert len({batch.codes.sum().item() for batch in made}) == 4
 
 
 def test_accompany_leaves_the_given_stems_out(maker: TaskMaker) -> None:

@@ -16,11 +16,11 @@ import torch
 from genmodel.base import BaseGenModel
 from genmodel.pocket.recipe import metrics
 from genmodel.pocket.recipe.compose import SONG_SECONDS, compose
+from genmodel.pocket.recipe.crops import song_files
 from genmodel.pocket.recipe.prompts import HOP, Prompt, generate
 from genmodel.pocket.recipe.render import RATE_HZ
 from genmodel.pocket.recipe.spectral import mel_filters
 from genmodel.pocket.recipe.styles import STYLES
-from genmodel.pocket.recipe.train_codec import song_files
 from genmodel.request import GenerationRequest, Sampling
 
 CLIP_S = 6.0

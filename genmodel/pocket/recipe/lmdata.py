@@ -14,12 +14,14 @@ One graph serves every task; a task only changes what is put in and where the lo
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from genmodel.lm.conditioners.frames import HARMONY_DIM, TRANSPORT_DIM, transport_features
 from genmodel.pocket.chroma import repeat_chroma
@@ -113,7 +115,7 @@ class Example:
 class TaskMaker:
     """Draws examples from songs."""
 
-    def __init__(self, songs: list[TokenSong], frames: int, card: int, seed: int) -> None:
+    def __init__(self, songs: list[TokenSong], frames: int, card: int, seed: int | Sequence[int]) -> None:
         self.songs, self.frames, self.card = songs, frames, card
         self.draw = np.random.default_rng(seed)
         self.with_pairs = [song for song in songs if len(song.codes) > len(STEMS) + 1]
@@ -257,3 +259,28 @@ def collate(examples: list[Example], index: dict[str, int], card: int) -> Batch:
         stack("harmony", 0.0, False),
         words,
     )
+
+
+class Drawn(IterableDataset[Batch]):
+    """Endless batches of `rows` examples; each loading process draws its own."""
+
+    def __init__(
+        self, songs: list[TokenSong], frames: int, card: int, seed: int, rows: int, index: dict[str, int]
+    ) -> None:
+        self.songs, self.frames, self.card, self.seed = songs, frames, card, seed
+        self.rows, self.index = rows, index
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        seed = self.seed if worker is None else [self.seed, worker.id]
+        maker = TaskMaker(self.songs, self.frames, self.card, seed)
+        while True:
+            yield collate([maker.example() for _ in range(self.rows)], self.index, self.card)
+
+
+def batches(drawn: Drawn, loaders: int = 0) -> Iterator[Batch]:
+    """Batches made in this process, or ahead of need in `loaders` others: an example takes about 5 ms, so
+    that a GPU would wait."""
+    if not loaders:
+        return iter(drawn)
+    return iter(DataLoader(drawn, batch_size=None, num_workers=loaders, prefetch_factor=4))

@@ -14,9 +14,9 @@ from torch import Tensor
 from genmodel.base import BaseGenModel
 from genmodel.engine.engine import Engine
 from genmodel.pocket.recipe.compose import SONG_SECONDS, compose
+from genmodel.pocket.recipe.crops import song_files
 from genmodel.pocket.recipe.render import RATE_HZ
 from genmodel.pocket.recipe.song import Song
-from genmodel.pocket.recipe.train_codec import song_files
 from genmodel.request import AudioClip, GenerationRequest, Sampling, TempoChange, TempoMap
 
 HOP = 640

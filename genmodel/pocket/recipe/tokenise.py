@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from genmodel.pocket.chroma import chroma
+from genmodel.pocket.recipe.crops import song_files
 from genmodel.pocket.recipe.fastcodec import FastCodec
 from genmodel.pocket.recipe.journal import load_state
 from genmodel.pocket.recipe.song import STEMS
-from genmodel.pocket.recipe.train_codec import song_files
 
 MIXES = {"mix": (0, 1, 2)}
 PAIRS = {"drums+bass": (0, 1), "drums+other": (0, 2), "bass+other": (1, 2)}

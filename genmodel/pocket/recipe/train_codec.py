@@ -27,17 +27,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genmodel.pocket.recipe.compose import HELD_OUT_FROM
+from genmodel.pocket.recipe.crops import DECODER_SHARES, SHARES, SOURCES, Crops, DeviceCrops, song_files
 from genmodel.pocket.recipe.fastcodec import FastCodec
 from genmodel.pocket.recipe.journal import Journal, load_state, save_atomically, stop_on_terminate
 from genmodel.pocket.recipe.render import RATE_HZ
-from genmodel.pocket.recipe.song import STEMS
 from genmodel.pocket.recipe.spectral import SpectralLoss, incoherence, mel_distance_db, si_sdr_db
-
-SOURCES = (*STEMS, "mix")
-SHARES = (0.22, 0.16, 0.27, 0.35)
-DECODER_SHARES = (0.3, 0.2, 0.5, 0.0)
-"""How often each source is heard. What is generated is stems, so the decoder alone learns on stems."""
 
 TERMS = ("spectral", "wave", "commitment", "incoherence")
 """The parts of the loss, as the journal names them."""
@@ -72,36 +66,6 @@ class Plan:
         second."""
         first, last = self.spectral_weights
         return first + (last - first) * progress
-
-
-def song_files(folder: Path, held_out: bool) -> list[Path]:
-    files = sorted(path for path in folder.glob("*.npy") if path.stem.isdigit())
-    return [path for path in files if (int(path.stem) >= HELD_OUT_FROM) == held_out]
-
-
-class Crops:
-    """Random pieces of songs, each source with its share."""
-
-    def __init__(self, files: list[Path], seed: int, shares: tuple[float, ...] = SHARES) -> None:
-        self.shares = shares
-        self.songs = [np.load(path, mmap_mode="r") for path in files]
-        self.draw = np.random.default_rng(seed)
-
-    def one(self, samples: int, source: str | None = None) -> np.ndarray:
-        piece = np.zeros(samples, dtype=np.float32)
-        for _ in range(6):
-            song = self.songs[self.draw.integers(len(self.songs))]
-            at = self.draw.integers(max(1, song.shape[1] - samples))
-            stems = song[:, at : at + samples].astype(np.float32) / 32767
-            name = source or SOURCES[self.draw.choice(4, p=self.shares)]
-            piece = stems.sum(0) if name == "mix" else stems[SOURCES.index(name)]
-            if np.mean(piece**2) > 1e-6 or self.draw.random() < 0.1:
-                break
-        return np.pad(piece, (0, samples - len(piece)))
-
-    def batch(self, rows: int, samples: int) -> Tensor:
-        pieces = [self.one(samples) * 10 ** (self.draw.uniform(-6, 4) / 20) for _ in range(rows)]
-        return torch.from_numpy(np.stack(pieces).astype(np.float32)).clamp(-1, 1)
 
 
 def validation_set(files: list[Path], seconds: float = 3.0) -> dict[str, Tensor]:
@@ -172,7 +136,8 @@ class CodecRun:
         train = song_files(songs, held_out=False)
         if not train:
             raise FileNotFoundError(f"no rendered songs in {songs}; run genmodel.pocket.recipe.render first")
-        self.crops = Crops(train, plan.seed + self.step, plan.source_shares())
+        drawn = Crops if device.type == "cpu" else DeviceCrops
+        self.crops = drawn(train, plan.seed + self.step, plan.source_shares(), device)
         self.pieces = validation_set((song_files(songs, held_out=True) or train)[:16])
 
     def _resume(self) -> None:

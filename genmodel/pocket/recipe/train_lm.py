@@ -30,8 +30,10 @@ from genmodel.pocket.recipe.lmdata import (
     FRAME_RATE,
     TASKS,
     Batch,
+    Drawn,
     TaskMaker,
     TokenSong,
+    batches,
     collate,
     load_songs,
 )
@@ -137,9 +139,16 @@ class LMRun:
     """One training run; `advance` does steps until the plan, or the given number of seconds, is over."""
 
     def __init__(
-        self, tokens: Path, out: Path, plan: Plan, device: torch.device, song_seconds: float = SONG_SECONDS
+        self,
+        tokens: Path,
+        out: Path,
+        plan: Plan,
+        device: torch.device,
+        song_seconds: float = SONG_SECONDS,
+        loaders: int = 0,
     ) -> None:
-        """`song_seconds`: what the songs were composed with, so that their words and bars are found again."""
+        """`song_seconds`: what the songs were composed with, so that their words and bars are found again.
+        `loaders`: processes that make batches ahead of need."""
         self.plan, self.device = plan, device
         self.journal = Journal(out, "lm")
         self.checkpoint = out / "lm.pt"
@@ -163,7 +172,8 @@ class LMRun:
         if not songs:
             raise FileNotFoundError(f"no tokens in {tokens}; run genmodel.pocket.recipe.tokenise first")
         frames = mean_frames(plan.seconds)
-        self.tasks = TaskMaker(songs, frames, self.model.card, plan.seed + 1000 + self.step)
+        drawn = Drawn(songs, frames, self.model.card, plan.seed + 1000 + self.step, plan.rows, self.index)
+        self.batches = batches(drawn, loaders)
         self.exam = self._exam(load_songs(tokens, True, song_seconds) or songs, frames)
 
     def _exam(self, songs: list[TokenSong], frames: int) -> dict[str, list[Batch]]:
@@ -199,8 +209,7 @@ class LMRun:
         rate = plan.peak_rate * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * self.progress())))
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        examples = [self.tasks.example() for _ in range(plan.rows)]
-        losses = codebook_losses(self.model, collate(examples, self.index, self.model.card).to(self.device))
+        losses = codebook_losses(self.model, next(self.batches).to(self.device))
         self.optimiser.zero_grad()
         weighted(losses).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -241,8 +250,8 @@ class LMRun:
         """Cross-entropy on held-out songs per task, and what each condition is worth on "continue a mix"."""
         self.model.eval()
         facts: dict[str, object] = {}
-        for task, batches in self.exam.items():
-            table = torch.stack([codebook_losses(self.model, batch.to(self.device)) for batch in batches])
+        for task, exam in self.exam.items():
+            table = torch.stack([codebook_losses(self.model, batch.to(self.device)) for batch in exam])
             mean = table.nanmean(0).view(CODEBOOKS, len(STEMS))
             facts[task] = {name: [round(v, 3) for v in mean[:, i].tolist()] for i, name in enumerate(STEMS)}
             facts[f"{task}_loss"] = round(float(mean.nanmean()), 4)
@@ -267,6 +276,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--start", default="", help="checkpoint whose weights a new run begins with")
     parser.add_argument("--fresh-codes", action="store_true", help="after a new codec; see above")
     parser.add_argument("--peak-rate", type=float, default=1.2e-3)
+    parser.add_argument("--loaders", type=int, default=0, help="processes that make batches ahead")
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--device", default=None)
@@ -288,7 +298,7 @@ def main(argv: list[str] | None = None) -> int:
         fresh_codes=options.fresh_codes,
     )
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    run = LMRun(options.tokens, options.out, plan, device)
+    run = LMRun(options.tokens, options.out, plan, device, loaders=options.loaders)
     run.advance()
     facts = run.judge()
     sys.stdout.write(f"{run.step} steps, {frames_seen(run):.2f} M frames, {run.spent_s:.0f} s: {facts}\n")
