@@ -5,6 +5,7 @@ started and stopped politely.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -14,24 +15,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import zmq
 
-from daemon import __version__, logs, security
+from daemon import __version__, logs, places, security, standing
 from daemon.config import Settings
 from daemon.notify import Notifier
 from protocol.errors import SegueError
 from protocol.framing import decode_reply, encode_request
 from protocol.keys import KEYS_FOLDER, write_private
 from protocol.limits import MAJOR
-from protocol.requests import Drain, Hello, Request
+from protocol.requests import Drain, Hello, Ping, Request
 
 CONNECTION_FILE = "connection.json"
-LOCK_FILE = "segued.lock"
+LOCK_FILE = standing.LOCK_FILE
+LOCK_PATIENCE_S, PROBE_S = 0.2, 1.0
 START_PATIENCE_S = 30.0
 START_AT_MOST_S = 600.0  # rebuilding a damaged journal may take this long under a service manager
 _LOG = logging.getLogger("segue.lifecycle")
@@ -45,29 +47,45 @@ class Lock:
     """Held by the kernel for as long as the process lives, whatever ends it. A pid file is never believed."""
 
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
-        self._path = folder / LOCK_FILE
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self._file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        by = time.monotonic() + LOCK_PATIENCE_S  # somebody may only be looking whether it is held
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() < by:
+                    time.sleep(0.02)
+                    continue
+                holder = standing.told(folder, standing.said(self._file))
+                os.close(self._file)
+                raise AlreadyRunning(_other(holder)) from None
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            said = self._said()
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, json.dumps(about).encode(), 0)
+        except OSError as error:
             os.close(self._file)
-            raise AlreadyRunning(
-                f"Segue is already running: pid {said.get('pid', '?')}, version"
-                f" {said.get('version', '?')}, since {said.get('since', '?')}, at"
-                f" {said.get('endpoint', folder)}."
-            ) from None
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, json.dumps(about).encode(), 0)
-
-    def _said(self) -> dict[str, Any]:
-        with contextlib.suppress(OSError, ValueError):
-            found = json.loads(os.pread(self._file, 65536, 0))
-            return found if isinstance(found, dict) else {}
-        return {}
+            raise OSError(error.errno, error.strerror, str(folder)) from None
 
     def release(self) -> None:
         os.close(self._file)
+
+
+def _other(holder: standing.Holder) -> str:
+    """One sentence about the daemon that is there already, and what to do if it does not answer."""
+    words = f"Segue is already running: {holder.who}"
+    connection = _connection(Path(holder.endpoint.removeprefix("ipc://")).parent / CONNECTION_FILE)
+    try:
+        if connection is not None:
+            ask(connection, Ping(), PROBE_S)
+        elif holder.process == "runs":
+            return f"{words}; it is starting or ending."
+        else:
+            return f"{words}; it does not answer: {holder.silence}."
+    except SegueError as error:
+        if error.code == "E_UNREACHABLE":
+            return f"{words}; it does not answer: {holder.silence}."
+    return f"{words}."
 
 
 def raise_descriptor_limit() -> None:
@@ -94,7 +112,38 @@ def serve(settings: Settings, *, foreground: bool) -> int:
     os.umask(0o077)
     notifier = Notifier()
     check_libzmq(zmq.zmq_version(), zmq.has)
-    runtime, state = security.runtime_folder(settings), security.state_folder(settings)
+    with _sentences():
+        runtime, state = security.runtime_folder(settings), security.state_folder(settings)
+        return _serve(settings, runtime, state, notifier, foreground=foreground)
+
+
+@contextlib.contextmanager
+def _sentences() -> Iterator[None]:
+    """What the file system refuses at start or end is one sentence, not a number and a name."""
+    try:
+        yield
+    except (SegueError, RuntimeError):
+        raise
+    except OSError as error:
+        place = error.filename or "its folders"
+        if isinstance(place, bytes):
+            place = os.fsdecode(place)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what = f"Segue cannot start: the disk of {place} is full; make room there."
+        elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            what = (
+                f"Segue cannot start: {place} cannot be written ({error.strerror}); make it writable, or set"
+                " SEGUE_STATE and SEGUE_RUNTIME to folders that are."
+            )
+        else:
+            what = f"Segue cannot start: {place}: {error.strerror or error}."
+        raise RuntimeError(what) from error
+
+
+def _serve(settings: Settings, runtime: Path, state: Path, notifier: Notifier, *, foreground: bool) -> int:
+    network = places.refusal(state)
+    if network is not None:
+        raise security.UnsafePath(network)
     from daemon.server import Server, new_boot
 
     boot, since = new_boot(), time.strftime("%Y-%m-%dT%H:%M:%S%z")
@@ -119,14 +168,11 @@ def serve(settings: Settings, *, foreground: bool) -> int:
                 "boot": boot, "build": server.build, "version": __version__, "protocol": [MAJOR, MAJOR],
                 "since": since, "executable": sys.executable,
             }  # fmt: skip
-
-            def announce() -> None:
-                write_private(runtime / CONNECTION_FILE, json.dumps(connection).encode())
-
-            announce()
-            server.sockets.rebound = announce
+            sign = Sign(runtime / CONNECTION_FILE, json.dumps(connection).encode())
+            sign.put_up()
+            server.sockets.rebound, server.upkeep.look_after = sign.put_up, sign.check
             _LOG.info("serving", extra={"endpoint": endpoint, "boot": boot, "pid": os.getpid()})
-            server.run()
+            _run(server)
         finally:
             (runtime / CONNECTION_FILE).unlink(missing_ok=True)
             server.close()
@@ -135,6 +181,47 @@ def serve(settings: Settings, *, foreground: bool) -> int:
         for lock in locks:
             lock.release()
     return server.exit_status
+
+
+def _run(server: Any) -> None:
+    try:
+        server.run()
+    except Exception as error:
+        number = logs.incident(_LOG, "the loop ended by a fault", error)
+        raise RuntimeError(
+            f"Segue ended by a fault of its own; the log has it as incident {number}. Nothing is lost."
+        ) from error
+
+
+class Sign:
+    """The connection file: by it clients find the daemon, so it is put up again when it was taken away."""
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        self._path, self._content = path, content
+        self._signature: tuple[int, int, int] | None = None
+
+    def put_up(self) -> None:
+        """Write it anew, whole. Raises `OSError`."""
+        write_private(self._path, self._content)
+        self._signature = self._seen()
+
+    def check(self) -> None:
+        """Whether it is still the one that was written; a cleaner of temporary folders takes such files."""
+        if self._seen() == self._signature:
+            return
+        try:
+            self.put_up()
+        except OSError as error:
+            _LOG.error("the connection file is gone and cannot be written: %s", error)
+        else:
+            _LOG.warning("the connection file was gone or changed and was written again")
+
+    def _seen(self) -> tuple[int, int, int] | None:
+        try:
+            info = self._path.lstat()
+        except OSError:
+            return None
+        return info.st_ino, info.st_size, info.st_mtime_ns
 
 
 def _stop_on_signals(server: Any, settings: Settings) -> None:
@@ -154,12 +241,16 @@ def _stop_on_signals(server: Any, settings: Settings) -> None:
 
 def read_connection(settings: Settings) -> dict[str, Any] | None:
     """What the connection file says, or None when there is none that can be read."""
-    path = security.runtime_folder(settings) / CONNECTION_FILE
+    return _connection(security.runtime_folder(settings) / CONNECTION_FILE)
+
+
+def _connection(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(path.read_bytes())
+        bytes.fromhex(found["token"])
+        return found if isinstance(found["endpoints"][0], str) else None
+    except (OSError, ValueError, KeyError, IndexError, TypeError, RecursionError):
         return None
-    return found if isinstance(found, dict) and found.get("endpoints") and found.get("token") else None
 
 
 def ask(connection: dict[str, Any], request: Request, patience_s: float) -> Any:
@@ -236,34 +327,24 @@ def _answering(settings: Settings) -> dict[str, Any] | None:
 
 def stop(settings: Settings, *, finish: str = "running", patience_s: float = 60.0) -> bool:
     """Ask the daemon to stop and wait until its process is gone. False when none was running."""
-    connection = read_connection(settings)
-    if connection is None:
-        return False
+    folder = security.runtime_folder(settings)
+    connection = _connection(folder / CONNECTION_FILE)
     try:
+        if connection is None:
+            raise SegueError("E_UNREACHABLE", "There is no connection file.")
         ask(connection, Drain(stop=True, finish=finish), 2.0)
     except SegueError as error:
-        if error.code == "E_UNREACHABLE":
+        if error.code != "E_UNREACHABLE":
+            raise
+        holder = standing.holder(folder)
+        if holder is None:
             return False
-        raise
+        raise RuntimeError(f"Segue does not answer ({holder.who}): {holder.silence}.") from None
     by = time.monotonic() + patience_s
     while time.monotonic() < by:
-        if _lock_is_free(security.runtime_folder(settings)):
+        if standing.holder(folder) is None:
             return True
         time.sleep(0.02)
     raise RuntimeError(
         f"The daemon (pid {connection['pid']}) is still finishing its jobs after {patience_s:g} s."
     )
-
-
-def _lock_is_free(folder: Path) -> bool:
-    try:
-        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from daemon import logs
@@ -20,7 +21,7 @@ from daemon.metrics import Metrics
 from daemon.notify import Notifier
 from daemon.pool import Pool
 
-LOGS_EVERY_S = 1.0
+LOGS_EVERY_S, LOOK_EVERY_S = 1.0, 5.0
 _LOG = logging.getLogger("segue.upkeep")
 
 
@@ -44,7 +45,9 @@ class Upkeep:
         self._heap = Heap()
         self._said = ""
         self._logs_s = float("-inf")
+        self._looked_s = float("-inf")
         self._stopping = False
+        self.look_after: Callable[[], None] = lambda: None  # called every few seconds
 
     @property
     def patience_s(self) -> float:
@@ -64,16 +67,26 @@ class Upkeep:
 
     def turn(self, *, sound: bool, waited_s: float) -> None:
         """`sound`: whether the turn went well; `waited_s`: how long the loop meant to wait before it."""
+        now = time.monotonic()
+        try:
+            self._look(now, waited_s)
+        except Exception as error:
+            logs.incident(_LOG, "the upkeep met a fault", error)
+            self._metrics.count("faults")
+            sound = False
+        if sound and self._notifier.feed(now):
+            self._tell_state()
+
+    def _look(self, now: float, waited_s: float) -> None:
         jump = self._clocks.look(waited_s)
         if jump is not None:
             self._jumped(jump)
-        now = time.monotonic()
-        if sound and self._notifier.feed(now):
-            self._tell_state()
-        self._heap.turn(now)
         if now - self._logs_s >= LOGS_EVERY_S:
             self._logs_s = now
             self._keep_logs_small()
+        if now - self._looked_s >= LOOK_EVERY_S and not self._stopping:
+            self._looked_s = now
+            self.look_after()
 
     def _jumped(self, jump: Jump) -> None:
         about = {"slept_s": round(jump.slept_s, 1), "clock_set_by_s": round(jump.set_s, 1),

@@ -62,7 +62,7 @@ class House:
         while time.monotonic() < by:
             if self.process.poll() is not None:
                 raise AssertionError((self.folder / "stderr").read_text())
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 found = json.loads(path.read_text())
                 if found["pid"] == self.process.pid:
                     self.connection = found
