@@ -130,6 +130,7 @@ class Engine:
         self.stepper = Stepper(model.lm, min(slots, MAX_SLOTS), model.precision)
         self.jobs: list[GenerationJob] = []
         self._numbers = itertools.count(1)
+        self._caught_up = True  # False: the last step decoded what a resumed take had already
 
     @property
     def busy(self) -> bool:
@@ -166,7 +167,11 @@ class Engine:
     def step(self) -> list[StepResult]:
         """One step for everything aboard; returns the audio that became final, in order for each take."""
         self._admit()
-        results = self._begin_one() or self._replay_one()
+        results = self._begin_one()
+        if not self._caught_up:
+            self._caught_up = True  # unless a piece of a resumed take is decoded again below
+        else:
+            results += self._replay_one()
         self.stepper.step()
         for job in list(self.jobs):
             try:
@@ -237,7 +242,8 @@ class Engine:
         """Decode what is due in one job; end its takes and itself when they are complete.
 
         The pieces that the decoder gets follow from the request alone, because its last bits depend on them.
-        A step completes one frame at most; only a take that was resumed has more than one piece to decode.
+        A step completes one frame at most; only a take that was resumed has more than one piece to decode,
+        and they are decoded one a step, so that no step takes long.
         """
         results: list[StepResult] = []
         for number, take in enumerate(job.takes):
@@ -250,7 +256,11 @@ class Engine:
             if not last and take.final - take.pushed < due:
                 continue
             upto = take.final if last else take.pushed + due
-            if take.admitted and upto > take.known:
+            if upto <= take.known:
+                if not self._caught_up:
+                    continue
+                self._caught_up = False
+            elif take.admitted:
                 self.stepper.check_finite(take.session)
                 self.stepper.sync(take.session)
             audio = take.decode(upto, last)
