@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from genmodel.pocket.recipe import voices
+from genmodel.pocket.recipe import effects, voices
 from genmodel.pocket.recipe.compose import SONG_SECONDS, compose
 from genmodel.pocket.recipe.song import STEMS, Part, Song
 
@@ -166,22 +166,6 @@ def play_own(part: Part, song: Song, samples: int, rate_hz: int) -> np.ndarray:
     return out
 
 
-def _effects(stem: np.ndarray, rate_hz: int, draw: np.random.Generator) -> np.ndarray:
-    """A random tilt of the spectrum (±4 dB at the ends) and, sometimes, soft saturation. Works along the last
-    axis.
-    """
-    if not stem.any():
-        return stem
-    spectrum = np.fft.rfft(stem)
-    octaves = np.log2(np.maximum(np.fft.rfftfreq(stem.shape[-1], 1 / rate_hz), 20.0) / 800.0)
-    tilt_db = draw.uniform(-0.9, 0.9) * np.clip(octaves, -4.5, 4.5)
-    shaped = np.fft.irfft(spectrum * 10 ** (tilt_db / 20), stem.shape[-1]).astype(np.float32)
-    if draw.random() < 0.35:
-        drive = draw.uniform(1.0, 3.0) / max(1e-6, float(np.abs(shaped).max()))
-        shaped = np.tanh(shaped * drive) / drive
-    return shaped
-
-
 def render(song: Song, player: FontPlayer, stereo: bool = False) -> np.ndarray:
     """The stems of a song, float32 [3, samples] (or [3, 2, samples]): each at its level, their sum at −17 dB
     RMS.
@@ -199,11 +183,17 @@ def render(song: Song, player: FontPlayer, stereo: bool = False) -> np.ndarray:
                 own = play_own(part, song, samples, rate_hz)
                 own_level = np.sqrt(np.mean(own**2)) + 1e-9
                 sound = sound + own * ((font_level if font_level > 1e-5 else 0.1) / own_level)
-        mixed = _effects(sound if stereo else sound.mean(0, keepdims=True), rate_hz, draw)
+        mixed = sound if stereo else sound.mean(0, keepdims=True)
+        if mixed.any():
+            mixed = effects.tilt(mixed, rate_hz, draw.uniform(-0.9, 0.9))
+            if draw.random() < 0.35:
+                mixed = effects.saturate(mixed, draw.uniform(1.0, 3.0))
+            # generators of their own: what came before them is drawn as it was
+            mixed = effects.colour(mixed, name, rate_hz, np.random.default_rng([song.seed, 2, index]))
         level_db = voices.decibels(float(np.mean(mixed**2)))
         wanted_db = STEM_DB[index] + draw.uniform(-2.5, 2.5)
         stems.append(mixed * 10 ** ((wanted_db - level_db) / 20) if level_db > -80 else mixed * 0)
-    out = np.stack(stems)
+    out = effects.glue(np.stack(stems), rate_hz, np.random.default_rng([song.seed, 3]))
     mix = out.sum(0)
     gain = 10 ** ((MIX_DB - voices.decibels(float(np.mean(mix**2)))) / 20)
     peak = max(float(np.abs(mix).max()), float(np.abs(out).max()))
