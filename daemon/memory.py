@@ -7,6 +7,7 @@ device; before that it is guessed from the size of the model's files. The budget
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ UNKNOWN_BYTES = GIB  # a model that nobody has measured and whose files nobody k
 _BESIDE_FILES_BYTES, _FILES_SHARE = 600 << 20, 1.2  # libraries and caches beside the weights
 _KEEP_FREE_BYTES, _KEEP_FREE_SHARE = 10**9, 0.08
 _HEAL = 0.9  # one run with an unusual peak is not held against a model for ever
+_LOG = logging.getLogger("segue.memory")
 Meter = Callable[[str], tuple[int, int] | None]
 
 
@@ -96,7 +98,10 @@ class Memory:
 
     def loaded(self, worker: LocalWorker) -> None:
         """A worker said where it really is and what it holds."""
-        self._really[worker.device] = str(worker.facts.get("device", worker.device))
+        really = str(worker.facts.get("device", worker.device))
+        if kind(worker.device) != "cpu" and kind(really) == "cpu":
+            _LOG.warning("a GPU is there, and the model runs on the CPU", extra={"model": worker.model})
+        self._really[worker.device] = really
         self.grew(worker)
 
     def grew(self, worker: LocalWorker) -> None:

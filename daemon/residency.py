@@ -7,6 +7,7 @@ loaded stays a while, so that two models that both want the room do not drive ea
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -45,6 +46,7 @@ class Residency:
         self._book, self._pool, self._memory, self._settings = book, pool, memory, settings
         self._metrics, self._inventory, self._spawn = metrics, inventory, spawn
         self._short_since_s: dict[str, float] = {}
+        self._looked_up: set[str] = set()
 
     def bring(self, model: str, closed: set[str], *, live: bool, now_s: float) -> str | None:
         """See to it that a model comes. None when it is on its way, else what it waits for, in words.
@@ -85,16 +87,21 @@ class Residency:
         if room is None:  # nobody can measure here: one model at a time
             return not mates
         need = self._memory.need(model, device)
-        if need.source == "nothing" and mates and self._asks():
+        if need.source == "nothing" and mates and self._looking_up(model):
             return False
         # of a model that nobody knows only the driver can say whether it fits, where it is alone
         return room >= need.total_bytes or (need.source == "nothing" and not mates and room > 0)
 
-    def _asks(self) -> bool:
-        """Whether the list of models with their sizes is still on its way."""
+    def _looking_up(self, model: str) -> bool:
+        """Whether the list of models with their sizes is still on its way. It is asked for once for each
+        model: one that is not in it, or no list at all, is no reason to wait for ever.
+        """
         if self._inventory is None:
             return False
-        self._inventory.ask()
+        if model not in self._looked_up:
+            self._looked_up.add(model)
+            with contextlib.suppress(OSError):  # no process, no log file: then it is a guess
+                self._inventory.ask()
         return self._inventory.asking
 
     def _hopeless(self, model: str, device: str) -> SegueError | None:
@@ -135,7 +142,7 @@ class Residency:
     ) -> str | None:
         """End who may go, or say what is waited for."""
         mates, need = self._mates(device), self._memory.need(model, device)
-        if need.source == "nothing" and self._asks():
+        if need.source == "nothing" and self._looking_up(model):
             return f"looking up how large {model} is"
         room = self._memory.room_bytes(device, mates)
         coming = sum(worker.memory_bytes for worker in mates if worker.state == "ending")
@@ -209,7 +216,7 @@ class Residency:
         self._short_since_s.pop(model, None)
         try:
             fresh = self._spawn(name, model, self._memory.pinned(device))
-        except OSError as error:  # no descriptors, no processes, no log file: as if it had died
+        except (OSError, ValueError) as error:  # no descriptors, no processes, no log file: as if it had died
             self._pool.rest.died(model, now_s, f"no process could be started: {error}")
             return
         fresh.device = device

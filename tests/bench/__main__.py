@@ -1,4 +1,4 @@
-"""``python -m tests.bench lm|codec|stream``: how fast, against what, on which machine.
+"""``python -m tests.bench lm|codec|stream|daemon``: how fast, against what, on which machine.
 
 Each bench is a file beside this one with ``run(args) -> dict``; with ``--json`` the last line printed is that
 dictionary as one JSON object, else a table is shown.
@@ -12,7 +12,7 @@ import json
 import sys
 from typing import Any
 
-BENCHES = ("codec", "lm", "stream")
+BENCHES = ("codec", "daemon", "lm", "stream")
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:

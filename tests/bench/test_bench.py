@@ -25,3 +25,10 @@ def test_the_language_model_bench(
     assert {"machine", "threads", "batch", "frames", "floor_ms", "bandwidth_gbs"} <= set(result)
     command.show("lm", result, lm)
     assert "tokens_identical" in capsys.readouterr().out
+
+
+def test_the_daemons_bench(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["daemon", "--json", "--rounds", "0"]) == 0
+    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    for name in ("cancel_ms", "start_beside_60_batch_jobs_ms", "recovery_after_worker_kill_ms"):
+        assert 0 < result[name]["p50"] <= result[name]["p99"] <= result[name]["max"]

@@ -13,6 +13,7 @@ from daemon import memory, ram, vram
 from daemon.config import Settings, Worker
 from daemon.memory import GIB, Memory, Need, enough
 from daemon.metrics import Metrics
+from daemon.quarantine import Quarantine
 from daemon.residency import Residency
 from daemon.workers.local import LocalWorker
 from protocol import messages as m
@@ -299,6 +300,50 @@ def test_a_model_that_nobody_knows_is_tried_where_it_is_alone() -> None:
     home.settle()
     assert home.bring("newer") == ("making room", {"new"})
     home.settle()
+    assert home.bring("newer")[0] is None
+
+
+def test_a_process_that_cannot_be_started_is_a_death_with_its_reason_and_others_go_on() -> None:
+    home = _Home()
+    home.pool.rest = Quarantine(5)
+    refused = [OSError(11, "Resource temporarily unavailable"), UnicodeEncodeError("ascii", "é", 0, 1, "no")]
+    works = home.residency._spawn
+    for error in refused:
+
+        def fail(name: str, model: str, device: str, error: Exception = error) -> LocalWorker:
+            raise error
+
+        home.residency._spawn = fail
+        assert home.bring("a")[0] is None and not home.pool.workers
+        reason = home.pool.rest.reason("a", 100.0)
+        assert reason is not None and "no process could be started" in reason
+        home.pool.rest.forgive("a")
+    home.residency._spawn = works
+    assert home.bring("b")[0] is None and home.models == ["b"]
+
+
+class _List:
+    """An inventory that never comes to an end, or fails."""
+
+    def __init__(self, asking: bool, fails: bool = False) -> None:
+        self.asking, self.asked, self._fails = asking, 0, fails
+
+    def ask(self) -> None:
+        self.asked += 1
+        if self._fails:
+            raise OSError(24, "Too many open files")
+
+
+def test_sizes_are_looked_up_once_and_nobody_waits_for_a_list_that_does_not_come() -> None:
+    home = _Home()
+    home.bring("a")
+    home.settle()
+    home.residency._inventory = listing = _List(asking=True)
+    assert home.bring("new")[0] == "looking up how large new is"
+    listing.asking = False  # and new is not in it
+    assert home.bring("new")[0] is None and listing.asked == 1
+    home.settle()
+    home.residency._inventory = _List(asking=False, fails=True)
     assert home.bring("newer")[0] is None
 
 

@@ -64,6 +64,18 @@ def test_cancel_is_seen_at_the_next_step(real_house: House) -> None:
         assert wire.events(wire.ask(submit(0.3)).job, wait_s=60)[-1].event == "done"
 
 
+def test_a_cancelled_neighbour_leaves_a_take_identical_to_the_bit(real_house: House) -> None:
+    with real_house.client() as wire:
+        alone = joined(wire.events(wire.ask(submit(1.5, seed=3, rate=32_000)).job, wait_s=120))[1]
+        for _ in range(3):
+            kept = wire.ask(submit(1.5, seed=3, rate=32_000, session=b"k" * 16)).job
+            gone = wire.ask(submit(20, seed=9, rate=32_000, session=b"g" * 16)).job
+            while wire.ask(m.Next(job=gone, after=2, wait_ms=1000)).last < 3:
+                pass
+            wire.ask(m.Cancel(job=gone))
+            assert np.array_equal(joined(wire.events(kept, wait_s=120))[1], alone)
+
+
 def test_bad_words_are_refused_and_the_model_stays(real_house: House) -> None:
     with real_house.client() as wire:
         error = wire.events(wire.ask(submit(1, stems=["vocals"])).job, wait_s=60)[-1].error
