@@ -33,6 +33,7 @@ SETTINGS = (
     "takes.chunk_s=0.05", "worker.attempts=100", "worker.deaths=1000", "worker.backoff_s=0.02",
     "worker.backoff_most_s=0.02", "life.drain_s=1", "life.crash_pause_s=0", "log.level=error",
 )  # fmt: skip
+WHOLE_EVERY = 8  # starts; then a job is made to its end
 FRESH_EVERY = 40  # rounds; then the daemon is started again and all is looked at from the disk
 
 
@@ -154,7 +155,7 @@ def starting(bench: Bench, ci: bool, *, empty: bool) -> None:
             if bench.answers(where):
                 for job in told:
                     _still_there(bench, job, where)
-                Script(bench.line, bench.rng, report, where).mend()
+                _goes_on(bench, where, whole=k % WHOLE_EVERY == 0)
             for index in range(begun, len(report.broken)):
                 report.broken[index] = f"[{at}] {report.broken[index]}"
             report.count("faults" if fired else "runs without a fault")
@@ -163,6 +164,17 @@ def starting(bench: Bench, ci: bool, *, empty: bool) -> None:
             f"calls of a start {'from nothing' if empty else 'with jobs'}, {kind or 'a fault each'}"
         ] = k - 1
     house.start()
+
+
+def _goes_on(bench: Bench, where: str, *, whole: bool) -> None:
+    """A job can be handed in; with `whole`, made as well (which costs the start of a worker)."""
+    script = Script(bench.line, bench.rng, bench.report, where)
+    if whole:
+        script.mend()
+        return
+    script.ask(m.Pause())
+    if script.submit(script.first) is None:
+        script.broken(f"a job was refused although the disk is well: {script.refused}")
 
 
 def _start(bench: Bench, where: str) -> None:
@@ -189,6 +201,7 @@ def _prepare(bench: Bench) -> list[checker.Told]:
     script.follow(under_way, "audio")
     waiting = script.submit(work.Task("cd" * 16, work.RATE, 6, "slow=5", priority="batch"))
     assert waiting is not None
+    script.ask(m.Pause())  # or every start would start a worker
     told = [finished, third, script.told[script.second.key], under_way, waiting]
     for job in told:
         for seq, event in checker.ask_all(bench.line, job.job).items():
