@@ -13,6 +13,7 @@ import importlib
 import json
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -58,6 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--scale", type=float, default=1.0, metavar="FACTOR", help="times the counts")
     parser.add_argument("--keep", metavar="FOLDER", help="leave what the parts write there")
     given = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # parts end what they started
     names = given.only.split(",") if given.only else list(PARTS)
     if unknown := [name for name in names if name not in PARTS]:
         parser.error(f"there is no part {unknown[0]}; there are {', '.join(PARTS)}")
