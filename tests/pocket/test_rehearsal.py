@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from genmodel.pocket.recipe import metrics
-from genmodel.pocket.recipe.__main__ import rehearse
+from genmodel.pocket.recipe.__main__ import Scale, rehearse, render_all
 from genmodel.pocket.recipe.render import FontPlayer
 from genmodel.pocket.recipe.train_codec import CodecRun
 from genmodel.pocket.recipe.train_codec import Plan as CodecPlan
@@ -23,7 +23,11 @@ MODULES = (
 
 
 def test_the_chain_runs_and_goes_on_where_it_stopped(player: FontPlayer, tmp_path: Path) -> None:
-    facts = rehearse(tmp_path, 0.1, torch.device("cpu"), songs=3, small=True)
+    scale = Scale(songs=3, small=True)
+    first = rehearse(tmp_path, scale, torch.device("cpu"), stop_after_s=0.0)
+    assert first["stopped"] == "train_codec" and "tokenise" not in first
+    facts = rehearse(tmp_path, scale, torch.device("cpu"))
+    assert facts["render"]["music_s"] == 0  # the songs were there
     assert list(facts) == ["render", "train_codec", "tokenise", "train_lm", "export", "evaluate"]
     manifest = json.loads((tmp_path / "pocket" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["stems"] == ["drums", "bass", "other"]
@@ -32,6 +36,12 @@ def test_the_chain_runs_and_goes_on_where_it_stopped(player: FontPlayer, tmp_pat
     assert again.step == 4
     assert again.advance()
     assert again.step == 6
+
+
+def test_songs_are_rendered_by_several_processes(player: FontPlayer, tmp_path: Path) -> None:
+    assert render_all(tmp_path, [0, 1, 2, 3], None, 4.0, 2) > 8
+    assert sorted(path.name for path in tmp_path.glob("*.npy")) == [f"0000000{n}.npy" for n in range(4)]
+    assert render_all(tmp_path, [0, 1, 2, 3], None, 4.0, 2) == 0
 
 
 @pytest.mark.parametrize("module", MODULES)
