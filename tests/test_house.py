@@ -99,20 +99,84 @@ def test_each_room_is_typed_and_introduces_itself() -> None:
         assert ast.get_docstring(ast.parse((ROOT / room / "__init__.py").read_text(encoding="utf-8"))), room
 
 
-DANGEROUS = re.compile(
-    r"pickle\.loads?\(|recv_pyobj|send_pyobj|shell=True|weights_only=False|yaml\.load\(|0\.0\.0\.0|\beval\(\s*['\"]|os\.system\("
-)
+# what turns bytes from elsewhere into running code, and libraries that do so behind a harmless face
+CODE_FROM_BYTES = {
+    "pickle", "cPickle", "_pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "jsonpickle",
+    "multiprocessing", "xmlrpc", "code", "codeop", "imp", "runpy",
+}  # fmt: skip
+DANGEROUS_CALLS = {"eval", "exec", "compile", "__import__", "breakpoint"}
+DANGEROUS_METHODS = {
+    "recv_pyobj", "send_pyobj", "send_serialized", "recv_serialized", "unsafe_load", "full_load",
+}  # fmt: skip
+DANGEROUS_PAIRS = {
+    ("yaml", "load"), ("yaml", "load_all"), ("asyncio", "create_subprocess_shell"), ("os", "system"),
+    ("os", "popen"),
+}  # fmt: skip
+DANGEROUS_TEXT = re.compile(r"0\.0\.0\.0|tcp://\*")
+
+
+def dangers_of(source: str) -> list[str]:
+    """`line: what` for everything that could run what a stranger sent, or open a door to everybody."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        what = None
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = (
+                [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            )
+            names = [name for name in names if CODE_FROM_BYTES & set(name.split("."))]
+            what = f"import {names[0]}" if names and not getattr(node, "level", 0) else None
+        elif isinstance(node, ast.Call):
+            called = node.func
+            given = {
+                word.arg: word.value.value for word in node.keywords if isinstance(word.value, ast.Constant)
+            }
+            if isinstance(called, ast.Name) and called.id in DANGEROUS_CALLS:
+                what = called.id
+            elif isinstance(called, ast.Attribute):
+                owner = called.value.id if isinstance(called.value, ast.Name) else ""
+                if called.attr in DANGEROUS_METHODS or (owner, called.attr) in DANGEROUS_PAIRS:
+                    what = f"{owner}.{called.attr}"
+                elif (owner, called.attr) == ("torch", "load") and given.get("weights_only") is not True:
+                    what = "torch.load without weights_only=True"
+            if given.get("shell") or given.get("allow_pickle"):
+                what = "shell or allow_pickle"
+        elif (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and DANGEROUS_TEXT.search(node.value)
+        ):
+            what = f"the text {DANGEROUS_TEXT.search(node.value)!r}"
+        if what:
+            found.append(f"{getattr(node, 'lineno', 0)}: {what}")
+    return found
 
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_nothing_dangerous_is_written(room: str) -> None:
     hits = [
-        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        f"{path.relative_to(ROOT)}:{danger}"
         for path in python_files(room)
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-        if DANGEROUS.search(line)
+        for danger in dangers_of(path.read_text(encoding="utf-8"))
     ]
     assert not hits, hits
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle", "from pickle import loads", "import torch.multiprocessing", "import marshal as m",
+        "from multiprocessing import Queue", "eval(x)", "exec(x)", "__import__(x)", "s.recv_pyobj()",
+        "s.send_pyobj(1)", "os.system(x)", "subprocess.run(x, shell=True)", "yaml.load(x)", "os.popen(x)",
+        "yaml.unsafe_load(x)", "torch.load(x)", "np.load(x, allow_pickle=True)", "s.bind('tcp://*:1')",
+        "torch.load(x, weights_only=False)", "s.bind('tcp://0.0.0.0:1')",
+    ],
+)  # fmt: skip
+def test_dangers_are_seen(source: str) -> None:
+    assert dangers_of(source), source
+    assert not dangers_of(
+        "model.eval(); re.compile(x); ast.literal_eval(x); torch.load(x, weights_only=True)"
+    )
 
 
 def test_no_bare_assert_guards_input() -> None:
