@@ -16,12 +16,14 @@ from pathlib import Path
 
 import pytest
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
 from daemon import config, tcp, zap
 from daemon.keys import AllowList
 from protocol import messages as m
 from protocol.errors import SegueError
 from protocol.keys import AllowedClient, KeyFolder, is_key, new_token
+from tests.chaos import zmtp
 from tests.daemon.house import House, Wire, submit
 from tests.daemon.network import Doors, free_port, let_in, new_pair
 
@@ -264,6 +266,55 @@ def test_raw_bytes_deliver_nothing(tmp_path: Path, data: bytes) -> None:
         with socket.create_connection(("127.0.0.1", port)) as peer:
             peer.sendall(data)
             assert doors.turn(0.7) == []
+
+
+def test_half_a_handshake_ends_within_seconds(tmp_path: Path) -> None:
+    """Measured without a ZAP domain: a first byte other than 0xFF kept a connection for ever."""
+    port = free_port()
+    greeting = zmtp.greeting(0, b"CURVE")
+    openings = [b"", b"\x01", b"P", b"\x01\x00", b"\xff", greeting[:30], greeting, greeting + b"\x04"]
+    with Doors(tmp_path, f"tcp://127.0.0.1:{port}") as doors, contextlib.ExitStack() as opened:
+        let_in(doors.state, "laptop", f"tcp://127.0.0.1:{port}")
+        doors.sockets.open()
+        peers = {}
+        for opening in openings:
+            for family, place in (
+                (socket.AF_INET, ("127.0.0.1", port)),
+                (socket.AF_UNIX, str(doors.sockets.path)),
+            ):
+                peer = opened.enter_context(socket.socket(family))
+                peer.connect(place)
+                peer.sendall(opening)
+                peer.setblocking(False)
+                peers[peer] = (family.name, opening)
+        by = time.monotonic() + 8
+        while peers and time.monotonic() < by:
+            assert doors.turn(0.1) == []
+            for peer in list(peers):
+                with contextlib.suppress(BlockingIOError):
+                    try:
+                        ended = peer.recv(4096) == b""
+                    except ConnectionResetError:
+                        ended = True
+                    if ended:
+                        del peers[peer]
+        assert not peers, list(peers.values())
+
+
+def test_a_refused_client_is_told_by_its_own_libzmq(tmp_path: Path) -> None:
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    with Doors(tmp_path, endpoint) as doors:
+        keys, unknown = _keys(let_in(doors.state, "laptop", endpoint)), new_pair()
+        doors.sockets.open()
+        client = doors.clients.socket(zmq.DEALER)
+        monitor = client.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+        client.curve_serverkey = keys["server"].encode()
+        client.curve_publickey, client.curve_secretkey = unknown.public.encode(), unknown.secret.encode()
+        client.connect(endpoint)
+        doors.turn(1.0)
+        assert monitor.poll(1000)
+        assert recv_monitor_message(monitor)["value"] == 400
+        client.disable_monitor()
 
 
 # ---- the whole daemon ----
