@@ -105,6 +105,7 @@ class Dispatcher:
         if reason is not None:
             self._say(job, reason, now)
         elif worker is not None and worker.state == "loaded":
+            self._say(job, None, now)  # it waits for its turn, no longer for the model
             if self._has_its_share(worker, job):
                 return  # others may pass: this session has enough aboard already
             passes = worker.name not in closed or job.priority == "live"
@@ -120,9 +121,9 @@ class Dispatcher:
             if note is not None and job.state == rows.QUEUED:
                 self._say(job, note, now)
 
-    def _say(self, job: Job, note: str, now: float) -> None:
+    def _say(self, job: Job, note: str | None, now: float) -> None:
         """Why a queued job does not start; clients that wait hear of it once."""
-        if job.progress.note != note:
+        if (job.progress.state, job.progress.note) != ("queued", note):
             job.progress.state, job.progress.note, job.progress.stamp_s = "queued", note, now
 
     def _say_loading(self, job: Job, worker: LocalWorker, now: float) -> None:
