@@ -54,7 +54,7 @@ def is_damage(error: sqlite3.Error) -> bool:
     """Whether sqlite found the file itself wrong, rather than the disk, its space or a lock."""
     code = getattr(error, "sqlite_errorcode", None)
     # 1: the file lacks a table or column; 8: marked read-only inside; 11, 24, 26: not a sound database
-    return code is None or code & 0xFF in (1, 8, 11, 17, 20, 24, 26)
+    return code is not None and code & 0xFF in (1, 8, 11, 17, 20, 24, 26)
 
 
 def write_at(descriptor: int, data: bytes | memoryview, offset: int) -> None:

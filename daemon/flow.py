@@ -13,7 +13,8 @@ from typing import Any
 
 from daemon import journal as rows
 from daemon.config import Settings
-from daemon.jobs import JobBook, handle_frames
+from daemon.job import handle_frames
+from daemon.jobs import JobBook
 from daemon.journal import EventRow, JobRow, Journal, pack
 from daemon.metrics import Metrics
 from daemon.takes import TakeStore

@@ -14,26 +14,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from daemon import admission, tokens
 from daemon import journal as rows
+from daemon import tokens
 from daemon.config import Settings
-from daemon.disk import StorageError, storage_error
-from daemon.job import UNSETTLED, Job, Progress, handle_frames
+from daemon.disk import StorageError
+from daemon.job import UNSETTLED, Job, Progress
 from daemon.journal import EventRow, JobRow, Journal, NewEvent
-from daemon.space import need_bytes
-from daemon.takes import SAMPLE_BYTES, TakeStore
-from protocol.audio import AudioFormat
+from daemon.takes import TakeStore
 from protocol.errors import SegueError
 from protocol.events import Tick
-from protocol.submit import Retake, Submit
+from protocol.submit import Submit
 
-_MAX_SEED = 2**31
 _RETRY_S = 0.25  # between two tries to journal what the disk refused
 _LOG = logging.getLogger("segue.jobs")
 
@@ -53,7 +49,6 @@ class JobBook:
         self.ended: Callable[[Job, str], None] = lambda job, state: None
         self._owed: dict[int, Callable[[], None]] = {}  # what could not be journaled yet, by job
         self._retry_s = 0.0
-        self._next_id = max(journal.next_id(), takes.highest_id() + 1)
         now = time.monotonic()
         for row in journal.active():
             self._remember(row, now)
@@ -78,119 +73,11 @@ class JobBook:
         self.active[row.id] = job
         return job
 
-    # ---- coming in ----
-
-    def submit(self, submit: Submit, *, refuse: Callable[[Submit], None]) -> tuple[JobRow, bool]:
-        """The job's row and whether it was known. `refuse` raises when no new job may come in now."""
-        digest = submit.digest()
-        known = self._known(submit.key, digest)
-        if known is not None:
-            return known, True
-        refuse(submit)
-        admission.check(submit, self._settings.limits)
-        blocks = admission.stored_blocks(submit, self._settings.limits)
-        audio = {
-            "audio": [block.format.to_map() for block in blocks],
-            "prompt_frames": sum(b.format.frames for b in submit.audio if b.format.role == "prompt"),
-            "rate": submit.host_rate_hz,
-            "channels": submit.host_channels,
-            "frames": submit.length_frames,
-        }
-
-        def store(job: int) -> dict[str, int]:
-            return {"crc": self._takes.put_inputs(job, [block.data for block in blocks])}
-
-        return self._create(submit, digest, audio, store), False
-
-    def retake(self, retake: Retake, *, refuse: Callable[[Submit], None]) -> tuple[JobRow, bool]:
-        """The same request with another seed, its audio linked from the first job."""
-        source = self.row(retake.job)
-        request = {name: value for name, value in source.spec["request"].items() if name != "seed"}
-        request["key"] = retake.key
-        if retake.seed is not None:
-            request["seed"] = retake.seed
-        if retake.variations is not None:
-            request["variations"] = retake.variations
-        submit = Submit.from_map(request)
-        digest = rows.pack([source.id, retake.seed, retake.variations])
-        known = self._known(retake.key, digest)
-        if known is not None:
-            return known, True
-        refuse(submit)
-        names = ("audio", "prompt_frames", "rate", "channels", "frames")
-
-        def store(job: int) -> dict[str, int]:
-            self._takes.link_inputs(source.id, job)
-            return {"crc": source.spec["crc"]}
-
-        return self._create(submit, digest, {name: source.spec[name] for name in names}, store), False
-
-    def _known(self, key: bytes, digest: bytes) -> JobRow | None:
-        known = self._journal.by_key(key)
-        if known is None:
-            return None
-        if known.state == rows.FORGOTTEN:
-            raise SegueError(
-                "E_JOB", "That job was forgotten, as the host asked.", retry="new_key", job=str(known.id)
-            )
-        if known.digest != digest:
-            raise SegueError(
-                "E_KEY_REUSE",
-                "This key belongs to another job; a new request needs a new key.",
-                field="key",
-                job=str(known.id),
-            )
-        return known
-
-    def _create(
-        self,
-        submit: Submit,
-        digest: bytes,
-        audio: dict[str, Any],
-        store: Callable[[int], dict[str, int]],
-    ) -> JobRow:
-        """`audio`: what is known of the request's sound; `store` puts it on the disk for the new job."""
-        model = submit.model or self._settings.worker.default_model
-        seed = secrets.randbelow(_MAX_SEED) if submit.seed is None else submit.seed
-        spec = {
-            "request": submit.to_map(),
-            "seed": seed,
-            "model": model,
-            "turn": fairness_key(submit),
-            **audio,
-        }
-        per_voice = (spec["frames"] + handle_frames(spec)) * spec["channels"] * SAMPLE_BYTES
-        inputs = sum(AudioFormat.from_map(entry).total_bytes for entry in spec["audio"])
-        need = need_bytes(per_voice * submit.variations * admission.voices(submit), inputs)
-        self._takes.space.check(need, sum(job.need_bytes for job in self.active.values()))
-        job, self._next_id = self._next_id, self._next_id + 1
-        try:
-            spec |= store(job)
-            self._takes.space.hold(job, need - inputs)
-            now_ns = time.time_ns()
-            row = JobRow(
-                id=job, key=submit.key, digest=digest, session=submit.session or b"",
-                project=submit.project or "", priority=submit.priority, model=model, spec=spec,
-                state=rows.QUEUED, attempt=0, strikes=0, last_seq=1, void_seq=0, need_bytes=need,
-                created_ns=now_ns,
-            ).sealed()  # fmt: skip
-            position = sum(found.state == rows.QUEUED for found in self.active.values())
-            accepted = EventRow(job, 1, "accepted", now_ns, {"position": position})
-            self._journal.records.born(row, accepted)
-            self._takes.sync_spool(job)
-            self._journal.create(row, accepted)
-        except BaseException as error:
-            self._journal.records.remove(job)
-            self._takes.drop_spool(job)
-            if isinstance(error, OSError):
-                raise storage_error(error) from error
-            raise
+    def welcome(self, row: JobRow) -> None:
+        """A new job is durable (see `intake`)."""
         self._remember(row, time.monotonic())
         self._takes.space.recount(row.id)
-        about = {"job": row.id, "model": model, "frames": spec["frames"], "variations": submit.variations}
-        _LOG.info("job accepted", extra=about | ({"text": submit.text} if self._settings.log.texts else {}))
         self.listener(row.id)
-        return row
 
     # ---- under way ----
 

@@ -14,8 +14,9 @@ from daemon import __version__
 from daemon import journal as rows
 from daemon.config import Settings
 from daemon.flow import ANSWER_BYTES, Flow, Held
+from daemon.intake import Arrival, Intake
 from daemon.inventory import Inventory
-from daemon.jobs import JobBook
+from daemon.jobs import JobBook, fairness_key
 from daemon.journal import Journal
 from daemon.metrics import Metrics
 from daemon.pool import Pool
@@ -32,6 +33,7 @@ from protocol.submit import Retake, Submit
 RELEASE_PATIENCE_S = 15.0
 LISTING_PATIENCE_S = 20.0
 VERIFY_PATIENCE_S = 20.0
+ARRIVAL_PATIENCE_S = 20.0
 
 
 class Operations:
@@ -47,6 +49,7 @@ class Operations:
         journal: Journal,
         takes: TakeStore,
         book: JobBook,
+        intake: Intake,
         pool: Pool,
         flow: Flow,
         inventory: Inventory,
@@ -56,6 +59,7 @@ class Operations:
     ) -> None:
         self.boot, self._build, self._supervisor = boot, build, supervisor
         self._settings, self._journal, self._takes = settings, journal, takes
+        self._intake = intake
         self._book, self._pool, self._flow, self._inventory = book, pool, flow, inventory
         self._metrics, self._stop, self._update_gauges = metrics, stop, update_gauges
         self._views = Views(settings, journal, takes, book, pool, flow, inventory)
@@ -187,13 +191,29 @@ class Operations:
 
     # ---- jobs ----
 
-    def _submit(self, incoming: Incoming, request: Submit) -> Reply:
-        row, again = self._book.submit(request, refuse=self._refuse)
-        return replies.SubmitReply(**self._accepted(row, again))
+    def _submit(self, incoming: Incoming, request: Submit) -> Held:
+        return self._arriving(
+            incoming, self._intake.submit(request, refuse=self._refuse), replies.SubmitReply
+        )
 
-    def _retake(self, incoming: Incoming, request: Retake) -> Reply:
-        row, again = self._book.retake(request, refuse=self._refuse)
-        return replies.RetakeReply(**self._accepted(row, again))
+    def _retake(self, incoming: Incoming, request: Retake) -> Held:
+        return self._arriving(
+            incoming, self._intake.retake(request, refuse=self._refuse), replies.RetakeReply
+        )
+
+    def _arriving(self, incoming: Incoming, arrival: Arrival, kind: type[replies.SubmitReply]) -> Held:
+        """Answered when the job is durable."""
+
+        def answer(over: bool) -> Reply | None:
+            outcome = arrival.outcome()
+            if outcome is not None:
+                return kind(**self._accepted(*outcome))
+            if over:
+                message = "The disk has not taken this job yet; ask again with the same key."
+                raise SegueError("E_DISK", message, retry_ms=1_000)
+            return None
+
+        return self._held(incoming, ARRIVAL_PATIENCE_S, answer)
 
     def _accepted(self, row: rows.JobRow, again: bool) -> dict[str, Any]:
         active = self._book.active.get(row.id)
@@ -212,13 +232,15 @@ class Operations:
         if self.draining:
             raise _draining()
         queue = self._settings.queue
-        waiting = self._book.queued()
-        session = submit.session or (submit.project or "").encode()
+        waiting, coming = self._book.queued(), self._intake.coming.values()
+        session = fairness_key(submit)
         mine = [job for job in waiting if job.session == session]
-        if len(waiting) < queue.max_jobs and len(mine) < queue.max_per_session:
+        total = len(waiting) + len(coming)
+        own = len(mine) + sum(other.session == session for other in coming)
+        if total < queue.max_jobs and own < queue.max_per_session:
             return
-        whole = len(waiting) >= queue.max_jobs
-        count, limit = (len(waiting), queue.max_jobs) if whole else (len(mine), queue.max_per_session)
+        whole = total >= queue.max_jobs
+        count, limit = (total, queue.max_jobs) if whole else (own, queue.max_per_session)
         jobs = waiting if whole else mine
         costs = [self._pool.costs.seconds(job.model, job.audio_s, job.variations) for job in jobs]
         raise SegueError(

@@ -157,6 +157,7 @@ def reconcile(journal: Journal) -> int:
     _tombstones(journal, known)
     keys = {row.key for row in _forgotten(journal)}
     learnt: list[tuple[JobRow, Sequence[EventRow]]] = []
+    behind: list[int] = []
     there = records.ids()
     for job in sorted(there):
         state, last = known.get(job, ("", -1))
@@ -168,16 +169,17 @@ def reconcile(journal: Journal) -> int:
         except OSError:  # one file that the disk does not give back stops nobody else
             _LOG.exception("a job's record cannot be read", extra={"job": job})
             continue
-        if record is not None:
-            if state or not _taken(journal, record.row, keys):
-                learnt.append((record.row, record.events))
-                keys.add(record.row.key)
+        if record is not None and (state or not _taken(journal, record.row, keys)):
+            learnt.append((record.row, record.events))
+            keys.add(record.row.key)
+            if not whole:  # what would be appended behind half a frame could never be read
+                behind.append(job)
         elif state and (reached < last or not whole):
-            _write_record(journal, job)
+            behind.append(job)
     journal.restore(learnt)
-    for job, (state, _) in known.items():
-        if state != FORGOTTEN and job not in there:
-            _write_record(journal, job)
+    behind += [job for job, (state, _) in known.items() if state != FORGOTTEN and job not in there]
+    for job in behind:
+        _write_record(journal, job)
     if learnt:
         _LOG.warning("the journal was behind the records", extra={"jobs": [row.id for row, _ in learnt]})
     return len(learnt)

@@ -23,7 +23,9 @@ import zmq
 
 from daemon import crashes, gauges, heap, inventory, jobs, logs, pool, rebuild, remote, takes, works
 from daemon.config import Settings
+from daemon.disk import StorageError
 from daemon.flow import Flow, Held
+from daemon.intake import Intake
 from daemon.metrics import Metrics
 from daemon.notify import Notifier
 from daemon.operations import Operations
@@ -82,6 +84,7 @@ class Server:
         for line in self.takes.reconcile({job: state for job, (state, _) in self.journal.states().items()}):
             _LOG.info(line)
         self.book = jobs.JobBook(self.journal, self.takes, settings)
+        self.intake = Intake(self.book, self.journal, self.takes, settings, self._nudge)
         under_way = [job.id for job in self.book.running()]
         suspicion = crashes.note_start(self.journal, under_way, settings.life.crash_pause_s)
         if suspicion is not None:
@@ -97,9 +100,8 @@ class Server:
         self.operations = Operations(
             boot=boot, build=self.build, supervisor=self.notifier.supervisor,
             settings=settings, journal=self.journal, takes=self.takes,
-            book=self.book, pool=self.pool, flow=self.flow, inventory=self.inventory, metrics=self.metrics,
-            stop=self.stop,
-            update_gauges=self._update_gauges,
+            book=self.book, intake=self.intake, pool=self.pool, flow=self.flow, inventory=self.inventory,
+            metrics=self.metrics, stop=self.stop, update_gauges=self._update_gauges,
         )  # fmt: skip
         self.upkeep = Upkeep(self.notifier, self.pool, self.book, self.metrics, self._logs, settings.log)
         self.weight = Weight(round(settings.life.front_max_mib * mib), heap.resident_bytes, heap.trim)
@@ -179,6 +181,11 @@ class Server:
             wake.close()
             self._wake.close()
 
+    def _nudge(self) -> None:
+        """Called from another thread: the loop has something to look at."""
+        with contextlib.suppress(AttributeError, OSError):  # not running, or woken many times over already
+            self._wake.send(b"\0")
+
     def _guarded_turn(self) -> bool:
         """True when all went well. A fault of ours is logged and survived; one that comes back at once ends
         the process, which loses nothing that was acknowledged and is better than a daemon that only seems to
@@ -187,6 +194,9 @@ class Server:
         try:
             self._turn()
             self._faults = max(0.0, self._faults - 0.01)
+            return True
+        except StorageError as error:  # the disk's fault, not ours: what was asked comes round again
+            _LOG.error("the disk refused", extra={"code": error.code, "said": error.message})
             return True
         except Exception as error:
             self._faults += 1
@@ -198,6 +208,7 @@ class Server:
 
     def _turn(self) -> None:
         self.inventory.poll()
+        self.intake.turn()
         self.book.turn()
         self.pool.turn()
         self.dispatcher.turn()
@@ -369,6 +380,7 @@ class Server:
         self.inventory.close()
         self.sockets.close()
         self._context.term()
+        self.intake.close()
         with contextlib.suppress(SegueError):  # a disk that fails now takes the next start for a crash
             self.book.turn(at_once=True)
             crashes.note_stop(self.journal)
