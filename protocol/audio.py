@@ -9,7 +9,7 @@ only asks how far a job is should not pay for it. With numpy, `numpy.frombuffer(
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
 from .errors import SegueError
@@ -145,14 +145,11 @@ class AudioBlock:
             yield AudioBlock(made, view[start * made.frame_bytes : (start + frames) * made.frame_bytes])
 
 
-def joined_blocks(blocks: Iterable[AudioBlock]) -> AudioBlock:
-    """Put pieces of one sound together again, in order; refuses pieces that do not fit together (E_AUDIO)."""
-    pieces = list(blocks)
+def check_pieces(pieces: Sequence[AudioBlock]) -> None:
+    """Refuse pieces that do not make one sound together (E_AUDIO); samples are not touched."""
     if not pieces:
         raise SegueError("E_AUDIO", "There is no audio to put together.", field="audio")
     first = pieces[0].format
-    if len(pieces) == 1:
-        return pieces[0]
     expected = first.position
     for piece in pieces[1:]:
         if not piece.format.same_samples_as(first):
@@ -166,7 +163,15 @@ def joined_blocks(blocks: Iterable[AudioBlock]) -> AudioBlock:
                     "E_AUDIO", "Pieces of one sound must follow each other without a gap.", field="audio"
                 )
             expected += piece.format.frames
-    made = dataclasses.replace(first, frames=sum(p.format.frames for p in pieces))
+
+
+def joined_blocks(blocks: Iterable[AudioBlock]) -> AudioBlock:
+    """Put pieces of one sound together again, in order; refuses pieces that do not fit together (E_AUDIO)."""
+    pieces = list(blocks)
+    check_pieces(pieces)
+    if len(pieces) == 1:
+        return pieces[0]
+    made = dataclasses.replace(pieces[0].format, frames=sum(p.format.frames for p in pieces))
     return AudioBlock(made, b"".join(p.data for p in pieces))
 
 

@@ -205,7 +205,7 @@ def rational(low: int, high: int, unit: str = "", above: bool = False) -> Check:
                 raise wrong(name, value, allowed)
         elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise wrong(name, value, allowed)
-        exact = Fraction(value)
+        exact = Fraction(value) if isinstance(value, str) else value  # numbers compare exactly as they are
         if not low <= exact <= high or (above and exact == low):
             raise wrong(name, value, allowed)
         return value

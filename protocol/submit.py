@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from .audio import STEM, AudioBlock, joined_blocks
+from .audio import STEM, AudioBlock, check_pieces, joined_blocks
 from .errors import SegueError
 from .fields import Record, array, binary, boolean, choice, integer, nested, number, record, text, wire
 from .harmony import Chord
@@ -122,7 +122,7 @@ class Submit(Request):
                 allowed='audio with role "prompt"',
             )  # fmt: skip
         for role, track in {(b.format.role, b.format.track): None for b in self.audio}:
-            self.sound(str(role), track)
+            check_pieces(self._pieces(str(role), track))
         self.length.in_frames(self.host_rate_hz, self.tempo_map)
 
     def tracks(self, role: str) -> tuple[int | None, ...]:
@@ -131,8 +131,11 @@ class Submit(Request):
 
     def sound(self, role: str, track: int | None = None) -> AudioBlock | None:
         """The whole sound of a role (and track), its pieces put together, or None."""
-        found = [b for b in self.audio if b.format.role == role and b.format.track == track]
+        found = self._pieces(role, track)
         return joined_blocks(found) if found else None
+
+    def _pieces(self, role: str, track: int | None) -> list[AudioBlock]:
+        return [b for b in self.audio if b.format.role == role and b.format.track == track]
 
     @property
     def host_rate_hz(self) -> int:

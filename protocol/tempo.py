@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+from collections.abc import Sequence
 from fractions import Fraction
 
 from .errors import SegueError
@@ -53,7 +54,7 @@ class TempoMap(Record):
     start: int | float | str = wire(rational(-_FARTHEST, _FARTHEST, "quarter notes"), default=0)
 
     def check(self) -> None:
-        places = [fraction(c.at) for c in self.changes]
+        places = self._places
         if places[0] != 0:
             raise wrong("changes[0].at", self.changes[0].at, "0: the first change is the map's origin")
         for i in range(1, len(places)):
@@ -65,44 +66,62 @@ class TempoMap(Record):
         return [fraction(c.at) for c in self.changes]
 
     @functools.cached_property
-    def _marks(self) -> list[tuple[Fraction, Fraction]]:
-        """(seconds, bars) from the origin at each change; a change ends the bar before it, however short."""
-        marks = [(Fraction(0), Fraction(0))]
+    def _bars(self) -> list[int]:
+        """Bars from the origin at each change; a change ends the bar before it, however short."""
+        bars = [0]
         for i in range(1, len(self.changes)):
-            before, quarters = self.changes[i - 1], self._places[i] - self._places[i - 1]
-            seconds, bars = marks[-1]
-            whole = -(-quarters // before.quarters_per_bar)
-            marks.append((seconds + quarters * before.seconds_per_quarter, bars + whole))
-        return marks
+            quarters = self._places[i] - self._places[i - 1]
+            bars.append(bars[-1] - (-quarters // self.changes[i - 1].quarters_per_bar))
+        return bars
 
-    def _index(self, values: list[Fraction], value: Fraction) -> int:
+    @functools.cached_property
+    def _seconds(self) -> list[Fraction]:
+        """Seconds from the origin at each change."""
+        seconds = [Fraction(0)]
+        for i in range(1, len(self.changes)):
+            quarters = self._places[i] - self._places[i - 1]
+            seconds.append(seconds[-1] + quarters * self.changes[i - 1].seconds_per_quarter)
+        return seconds
+
+    def _index(self, values: Sequence[Fraction | int], value: Fraction) -> int:
         return max(0, bisect.bisect_right(values, value) - 1)
 
     def seconds_at(self, quarters: Fraction) -> Fraction:
         """Seconds from the origin."""
         i = self._index(self._places, quarters)
-        return self._marks[i][0] + (quarters - self._places[i]) * self.changes[i].seconds_per_quarter
+        return self._seconds[i] + (quarters - self._places[i]) * self.changes[i].seconds_per_quarter
 
     def bars_at(self, quarters: Fraction) -> Fraction:
         """Bars from the origin: 2.5 is the middle of the third bar. A bar cut short by a change counts by
         its own part.
         """
         i = self._index(self._places, quarters)
-        bars = self._marks[i][1] + (quarters - self._places[i]) / self.changes[i].quarters_per_bar
-        return bars
+        return self._bars[i] + (quarters - self._places[i]) / self.changes[i].quarters_per_bar
 
     def quarters_at_bars(self, bars: Fraction) -> Fraction:
         """The inverse of `bars_at`; inside the missing rest of a bar cut short it is the change itself."""
-        starts = [mark[1] for mark in self._marks]
-        i = self._index(starts, bars)
-        quarters = self._places[i] + (bars - starts[i]) * self.changes[i].quarters_per_bar
+        i = self._index(self._bars, bars)
+        quarters = self._places[i] + (bars - self._bars[i]) * self.changes[i].quarters_per_bar
         return min(quarters, self._places[i + 1]) if i + 1 < len(self._places) else quarters
 
     def seconds_of_bars(self, bars: Fraction) -> Fraction:
         """How long `bars` bars are from `start` on."""
         start = fraction(self.start)
-        end = self.quarters_at_bars(self.bars_at(start) + bars)
-        return self.seconds_at(end) - self.seconds_at(start)
+        return self._seconds_between(start, self.quarters_at_bars(self.bars_at(start) + bars))
+
+    def _seconds_between(self, start: Fraction, end: Fraction) -> Fraction:
+        """Exactly, without what lies before: denominators grow with every tempo that is added. Two and two,
+        then four and four, that takes milliseconds where one after the other took 0.2 s (1,300 tempi).
+        """
+        first, last = self._index(self._places, start), self._index(self._places, end)
+        edges = [start, *self._places[first + 1 : last + 1], end]
+        terms = [
+            (edges[i + 1] - edges[i]) * self.changes[first + i].seconds_per_quarter
+            for i in range(len(edges) - 1)
+        ]
+        while len(terms) > 1:
+            terms = [sum(terms[i : i + 2], Fraction(0)) for i in range(0, len(terms), 2)]
+        return terms[0]
 
 
 @record

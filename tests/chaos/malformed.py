@@ -8,6 +8,7 @@ that are in order.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import itertools
 import random
@@ -26,7 +27,7 @@ from protocol.limits import MAX_FRAME_BYTES
 from tests.chaos import bad_messages as bad
 from tests.chaos.report import Report, Scale
 from tests.chaos.watch import CI_SLACK, PROMISE_S, Pulse, counted, incidents, settled, slope, taken
-from tests.daemon.house import House, Wire
+from tests.daemon.house import House, Wire, submit, tone
 
 WINDOW = 48  # messages under way on one socket
 SOCKETS = 4
@@ -169,6 +170,7 @@ def run(scale: Scale, seed: int, folder: Path) -> Report:
         with house.client() as wire:
             _states(report, wire, house)
             _too_large(report, house, wire)
+            _heavy(report, house, wire)
             workers = house.worker_pids()
             _flood(report, scale, house, wire, count, dice)
             report.expect(house.worker_pids() == workers, "a worker died of a malformed message")
@@ -267,6 +269,44 @@ def _too_large(report: Report, house: House, wire: Wire) -> None:
     grown = after.memory_bytes - before.memory_bytes
     report.figures["memory after messages of up to 68 MiB"] = f"{before.words}, then {after.words}"
     report.expect(grown <= 80 << 20, f"messages that are too large left {grown} bytes behind")
+
+
+def _heavy(report: Report, house: House, wire: Wire) -> None:
+    """Messages that are in order and as laborious as the limits allow: how long each keeps the daemon, and what
+    others feel of it. Told, not judged: most of it is the disk that has to take the prompt before the answer.
+    """
+    dice = random.Random(report.seed)
+    one = m.TempoMap(changes=(m.TempoChange(at=0, bpm=120),))
+    drifting = m.TempoMap(
+        changes=tuple(
+            m.TempoChange(at=i and i + dice.random() / 2, bpm=dice.uniform(60, 240)) for i in range(1_300)
+        )
+    )
+    steps = m.TempoMap(changes=tuple(m.TempoChange(at=i, bpm=100 + i % 7) for i in range(2_500)))
+    prompt = tone(40.0, rate=48_000, channels=2)
+    heavy: dict[str, m.Submit] = {
+        "3,000 chords": submit(
+            0.1, tempo_map=one, harmony=tuple(m.Chord(at=i, chord="Am7") for i in range(3_000))
+        ),
+        "1,300 drifting tempi": submit(None, length=m.Length(bars="1/2"), tempo_map=drifting),
+        "the length of 1,200 drifting bars": submit(None, length=m.Length(bars=325), tempo_map=drifting),
+        "2,500 tempi": submit(None, length=m.Length(bars="1/2"), tempo_map=steps),
+        "a prompt of 40 s in stereo": submit(0.1, audio=(prompt,)),
+        "a text of 16 KiB": submit(0.1, text="x" * 16_384),
+    }
+    took: dict[str, float] = {}
+    wire.ask(m.Pause())
+    with Pulse(house) as pulse:
+        for name, request in heavy.items():
+            time.sleep(0.2)
+            begun = time.perf_counter()
+            with contextlib.suppress(SegueError):  # too long for this daemon: it had to be read all the same
+                wire.ask(m.Cancel(job=wire.ask(request).job))
+            took[name] = time.perf_counter() - begun
+    wire.ask(m.Resume())
+    said = ", ".join(f"{name} {1000 * seconds:.0f}" for name, seconds in took.items())
+    report.figures["the heaviest messages in order, ms until submitted and cancelled"] = said
+    report.figures["ping beside them"] = pulse.answers.words
 
 
 def _real_requesters(report: Report, house: House, dice: random.Random, count: int) -> None:
