@@ -272,8 +272,8 @@ def _too_large(report: Report, house: House, wire: Wire) -> None:
 
 
 def _heavy(report: Report, house: House, wire: Wire) -> None:
-    """Messages that are in order and as laborious as the limits allow: how long each keeps the daemon, and what
-    others feel of it. Told, not judged: most of it is the disk that has to take the prompt before the answer.
+    """Messages that are in order and as laborious as the limits allow: how long each keeps the daemon, and
+    what others feel of it. Told, not judged: most of it is the disk that takes the prompt before the answer.
     """
     dice = random.Random(report.seed)
     one = m.TempoMap(changes=(m.TempoChange(at=0, bpm=120),))
