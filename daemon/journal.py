@@ -63,6 +63,11 @@ class Journal:
         self.damage: str | None = None  # what sqlite said when it met a damaged page while we ran
         self._db = self._opened()
 
+    def reopen(self) -> None:
+        """Begin with what is at the path now."""
+        self._db = self._opened()
+        self.damage = None
+
     def _opened(self) -> sqlite3.Connection:
         db = sqlite3.connect(self.path, isolation_level=None, timeout=5.0)
         db.text_factory = schema.lenient_text

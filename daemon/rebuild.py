@@ -62,16 +62,39 @@ def open_journal(state: Path) -> tuple[Journal, str | None]:
         _LOG.error("the journal is damaged", extra={"said": str(error)})
         aside = set_aside(path)
         return built_again(Journal(path, records), aside)
-    restored = reconcile(journal)
+    restored, lost = reconcile(journal)
     if restored and not there:
-        return journal, _paused(
-            journal, f"The journal of jobs was gone; {_jobs(restored)} found again beside it."
-        )
-    return journal, None
+        what = f"The journal of jobs was gone; {_jobs(restored)} found again beside it."
+    elif lost > 1:  # one may be: written, and killed before the commit
+        what = f"The journal of jobs had lost its last changes; {_jobs(restored)} brought up to date again."
+    else:
+        return journal, None
+    return journal, _paused(journal, what)
+
+
+def heal(journal: Journal) -> str | None:
+    """A journal that sqlite found damaged while the daemon runs is built again at once; returns what has to
+    be said then. Call it in every turn; jobs in memory go on as if nothing had been. Raises `StorageError`
+    when the disk does not let it, to be tried again.
+    """
+    if journal.damage is None:
+        return None
+    _LOG.error("the journal is damaged", extra={"said": journal.damage})
+    journal.close()
+    aside = set_aside(journal.path)
+    journal.reopen()
+    said = _filled(journal, aside)
+    journal.set_fact("notice", said)
+    return said
 
 
 def built_again(journal: Journal, aside: Path) -> tuple[Journal, str]:
-    """Fill a new journal from the records and what can be read of the old one."""
+    """The same at a start, where nothing goes on before somebody has seen it."""
+    return journal, _paused(journal, _filled(journal, aside))
+
+
+def _filled(journal: Journal, aside: Path) -> str:
+    """Fill a new journal from the records and what can be read of the old one; says so."""
     salvage = _salvaged(aside)
     for name, value in salvage.facts.items():
         if name != "schema":
@@ -79,10 +102,9 @@ def built_again(journal: Journal, aside: Path) -> tuple[Journal, str]:
     journal.restore(salvage.jobs.values())
     reconcile(journal)
     count = sum(state != FORGOTTEN for state, _ in journal.states().values())
-    return journal, _paused(
-        journal,
+    return (
         f"The journal of jobs was damaged and was built again with {_jobs(count)}; the damaged one is kept as"
-        f" {aside.name}.",
+        f" {aside.name}."
     )
 
 
@@ -150,14 +172,17 @@ def _read_what_is_sound(db: sqlite3.Connection, found: Salvage) -> None:
 # ---- both ways ----
 
 
-def reconcile(journal: Journal) -> int:
-    """Bring journal and records in step. Returns how many jobs the journal learnt something about."""
+def reconcile(journal: Journal) -> tuple[int, int]:
+    """Bring journal and records in step. Returns how many jobs the journal learnt something about, and how
+    many transactions on jobs that it must have known it had lost.
+    """
     records = journal.records
     known = journal.states()
     _tombstones(journal, known)
     keys = {row.key for row in _forgotten(journal)}
     learnt: list[tuple[JobRow, Sequence[EventRow]]] = []
     behind: list[int] = []
+    lost = 0
     there = records.ids()
     for job in sorted(there):
         state, last = known.get(job, ("", -1))
@@ -172,6 +197,8 @@ def reconcile(journal: Journal) -> int:
         if record is not None and (state or not _taken(journal, record.row, keys)):
             learnt.append((record.row, record.events))
             keys.add(record.row.key)
+            if record.row.last_seq > 1:  # all events of a transaction have the same time
+                lost += len({event.at_ns for event in record.events[max(last, 0) :]})
             if not whole:  # what would be appended behind half a frame could never be read
                 behind.append(job)
         elif state and (reached < last or not whole):
@@ -182,7 +209,7 @@ def reconcile(journal: Journal) -> int:
         _write_record(journal, job)
     if learnt:
         _LOG.warning("the journal was behind the records", extra={"jobs": [row.id for row, _ in learnt]})
-    return len(learnt)
+    return len(learnt), lost
 
 
 def _taken(journal: Journal, row: JobRow, keys: set[bytes]) -> bool:

@@ -208,6 +208,7 @@ class Server:
 
     def _turn(self) -> None:
         self.inventory.poll()
+        self.operations.notice = rebuild.heal(self.journal) or self.operations.notice
         self.intake.turn()
         self.book.turn()
         self.pool.turn()
