@@ -81,6 +81,7 @@ class Upkeep:
         jump = self._clocks.look(waited_s)
         if jump is not None:
             self._jumped(jump)
+        self._heap.turn(now)
         if now - self._logs_s >= LOGS_EVERY_S:
             self._logs_s = now
             self._keep_logs_small()

@@ -173,7 +173,8 @@ def run(scale: Scale, seed: int, folder: Path) -> Report:
             _heavy(report, house, wire)
             workers = house.worker_pids()
             _flood(report, scale, house, wire, count, dice)
-            report.expect(house.worker_pids() == workers, "a worker died of a malformed message")
+            gone = set(workers) - set(house.worker_pids())
+            report.expect(not gone, f"a worker died of a malformed message: {_worker_ends(house)}")
         _real_requesters(report, house, random.Random(seed + 1), scale.pick(300, 2_000))
         found = incidents(house)
         report.figures["internal errors"] = len(found)
@@ -229,6 +230,13 @@ def _flood(report: Report, scale: Scale, house: House, wire: Wire, count: int, d
     report.expect(silent >= flood.silent, f"{flood.silent} were silent, the daemon counts {silent:g}")
     for job in made:
         wire.ask(m.Cancel(job=job))
+
+
+def _worker_ends(house: House) -> list[str]:
+    log = house.state / "logs" / "segued.log"
+    return [line for line in log.read_text().splitlines() if "worker ended" in line or "is ended" in line][
+        -3:
+    ]
 
 
 def _judge_pulse(report: Report, scale: Scale, pulse: Pulse) -> None:

@@ -7,13 +7,17 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import zmq
 
 from bridge_clients.client import Client
 from daemon import heap, security
+from daemon.config import Log
 from daemon.flow import ANSWER_BYTES
+from daemon.notify import Notifier
+from daemon.upkeep import Upkeep
 from protocol import messages as m
 from protocol.errors import SegueError
 from tests.chaos.watch import counted
@@ -88,6 +92,16 @@ def test_memory_that_was_freed_is_given_back(monkeypatch: pytest.MonkeyPatch) ->
     for now in range(100, 160):
         made.turn(float(now))
     assert len(trimmed) == before
+
+
+def test_the_loop_looks_after_the_heap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """raw-sockets, seed 11: the call was lost when two changes were put together."""
+    looked: list[float] = []
+    monkeypatch.setattr(heap.Heap, "turn", lambda self, now_s: looked.append(now_s))
+    pool, anything = SimpleNamespace(places={}, paused=False, woke=lambda s: None), SimpleNamespace()
+    made = Upkeep(Notifier({}), pool, anything, anything, tmp_path, Log())  # type: ignore[arg-type]
+    made.turn(sound=True, waited_s=0.0)
+    assert looked
 
 
 def test_a_file_where_a_folder_is_due_is_said_in_a_sentence(tmp_path: Path) -> None:
