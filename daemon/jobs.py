@@ -30,6 +30,7 @@ from protocol.errors import SegueError
 from protocol.events import Tick
 from protocol.submit import Submit
 
+_KEEP_S = 5.0  # how often the space for bad times is looked after
 _RETRY_S = 0.25  # between two tries to journal what the disk refused
 _LOG = logging.getLogger("segue.jobs")
 
@@ -49,6 +50,7 @@ class JobBook:
         self.ended: Callable[[Job, str], None] = lambda job, state: None
         self._owed: dict[int, Callable[[], None]] = {}  # what could not be journaled yet, by job
         self._retry_s = 0.0
+        self._kept_s = time.monotonic()
         now = time.monotonic()
         for row in journal.active():
             self._remember(row, now)
@@ -217,6 +219,9 @@ class JobBook:
     def turn(self, *, at_once: bool = False) -> None:
         """Try again what could not be journaled. Called in every turn of the loop."""
         now = time.monotonic()
+        if now - self._kept_s > _KEEP_S:
+            self._kept_s = now
+            self._takes.space.keep_reserve()
         if not self._owed or (now < self._retry_s and not at_once):
             return
         self._retry_s = now + _RETRY_S

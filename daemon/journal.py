@@ -42,6 +42,7 @@ from daemon.rows import (
     unpack,
 )
 from daemon.schema import SCHEMA_VERSION, JournalDamaged
+from daemon.space import free_bad_times
 from protocol.errors import SegueError
 
 __all__ = [
@@ -116,6 +117,16 @@ class Journal:
     def _one(self, sql: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
         found = self._all(sql, values)
         return found[0] if found else None
+
+    def _urgently(self, change: Callable[[sqlite3.Connection], None]) -> None:
+        """A transaction that a full disk must not refuse: the space kept for bad times is there for it."""
+        try:
+            self._commit(change)
+        except StorageError as error:
+            if error.code != "E_DISK_FULL":
+                raise
+            free_bad_times(self.path.parent)
+            self._commit(change)
 
     def _commit(self, change: Callable[[sqlite3.Connection], tuple[int, int] | None]) -> None:
         """One transaction. `change` returns what it wrote into a record, to be cut when the commit fails."""
@@ -218,7 +229,7 @@ class Journal:
             db.execute("DELETE FROM event WHERE job=?", (job,))
             schema.update(db, row, spec=True)
 
-        self._commit(change)
+        self._urgently(change)
         try:
             self.records.bury(row)
         except OSError:  # the next start writes it from the journal
@@ -401,4 +412,4 @@ class Journal:
                 (name, value, schema.meta_crc(name, value)),
             )
 
-        self._commit(change)
+        self._urgently(change)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from daemon import schema
+from daemon.disk import StorageError
 from daemon.journal import Journal, JournalDamaged
 from daemon.records import Records
 from daemon.rows import (
@@ -30,6 +31,7 @@ from daemon.rows import (
     event_from,
     job_from,
 )
+from daemon.space import free_bad_times
 from protocol.errors import SegueError
 
 JOURNAL_NAME = "journal.db"
@@ -57,7 +59,7 @@ def open_journal(state: Path) -> tuple[Journal, str | None]:
     path = state / JOURNAL_NAME
     there = path.exists()
     try:
-        journal = Journal(path, records)
+        journal = _opened(path, records)
     except JournalDamaged as error:
         _LOG.error("the journal is damaged", extra={"said": str(error)})
         aside = set_aside(path)
@@ -70,6 +72,17 @@ def open_journal(state: Path) -> tuple[Journal, str | None]:
     else:
         return journal, None
     return journal, _paused(journal, what)
+
+
+def _opened(path: Path, records: Records) -> Journal:
+    """A full disk may use the space kept for bad times: whoever can start can forget takes."""
+    try:
+        return Journal(path, records)
+    except StorageError as error:
+        if error.code != "E_DISK_FULL":
+            raise
+    free_bad_times(path.parent)
+    return Journal(path, records)
 
 
 def heal(journal: Journal) -> str | None:

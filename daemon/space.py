@@ -41,6 +41,12 @@ def give_back(reserve: Path, count: int) -> None:
         os.close(descriptor)
 
 
+def free_bad_times(state: Path) -> None:
+    """Give back the space that is kept for saying that there is none."""
+    with contextlib.suppress(OSError):
+        (state / RESERVE_NAME).unlink(missing_ok=True)
+
+
 class Space:
     """The front-end's account of the state folder. Not thread-safe (but `hold` is); has one owner."""
 
@@ -60,12 +66,11 @@ class Space:
     def keep_reserve(self) -> None:
         """Hold some space so that the end of a job can still be journaled on a full disk."""
         with contextlib.suppress(OSError):
-            if not self._bad_times.exists():
+            if not self._bad_times.exists() and not disk.reserve(self._bad_times, RESERVE_BYTES):
                 disk.put_file(self._bad_times, [bytes(RESERVE_BYTES)])
 
     def free_reserve(self) -> None:
-        with contextlib.suppress(OSError):
-            self._bad_times.unlink(missing_ok=True)
+        free_bad_times(self._bad_times.parent)
 
     def lend(self, job: int) -> None:
         """Some of a job's own space, for the journal's words about it."""

@@ -245,6 +245,24 @@ def test_a_forget_that_fails_forgets_nothing(desk: Desk, monkeypatch: pytest.Mon
     assert not (desk.state / "spool" / str(row.id)).exists()
 
 
+def test_a_full_disk_refuses_no_forget_and_no_pause(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = desk.state / "reserve"
+    row = desk.submit()
+    desk.book.cancel(desk.book.active[row.id])
+    for act in (
+        lambda: desk.book.forget(desk.journal.job(row.id)),
+        lambda: desk.journal.set_fact("paused", "1"),
+    ):
+        assert kept.exists()
+        with monkeypatch.context() as patch:
+            bad = Bad(patch, desk, 1, errno.ENOSPC, for_ever=False)
+            act()
+            assert bad.fired == "COMMIT" and not kept.exists()
+        monkeypatch.setattr(desk.book, "_kept_s", 0.0)
+        desk.book.turn()
+    assert desk.journal.job(row.id).state == journal.FORGOTTEN and desk.journal.fact("paused") == "1"
+
+
 # ---- the intake ----
 
 
