@@ -415,7 +415,10 @@ def _paths_as_models(report: Report, scale: Scale) -> None:
         with house.client() as wire:
             for name in names:
                 try:
-                    wire.ask(m.Load(model=name, wait_ms=25_000))
+                    while (state := wire.ask(m.Load(model=name, wait_ms=25_000)).state) != "loaded":
+                        report.expect(
+                            state in ("loading", "ready_to_load", "unloading"), f"{name!r} is {state}"
+                        )
                     report.broken.append(f"a model called {name!r} was loaded")
                 except SegueError as error:
                     report.expect(error.code == "E_MODEL", f"the model {name!r}: {error.code} {error}")

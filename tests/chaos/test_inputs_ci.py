@@ -98,7 +98,10 @@ def test_the_loop_looks_after_the_heap(monkeypatch: pytest.MonkeyPatch, tmp_path
     """raw-sockets, seed 11: the call was lost when two changes were put together."""
     looked: list[float] = []
     monkeypatch.setattr(heap.Heap, "turn", lambda self, now_s: looked.append(now_s))
-    pool, anything = SimpleNamespace(places={}, paused=False, woke=lambda s: None), SimpleNamespace()
+    pool, anything = (
+        SimpleNamespace(places={}, workers=[], paused=False, woke=lambda s: None),
+        SimpleNamespace(),
+    )
     made = Upkeep(Notifier({}), pool, anything, anything, tmp_path, Log())  # type: ignore[arg-type]
     made.turn(sound=True, waited_s=0.0)
     assert looked
