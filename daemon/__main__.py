@@ -1,13 +1,14 @@
-"""``python -m daemon serve | stop | config``: the daemon without the `segue` command around it."""
+"""``python -m daemon serve | stop | check | config``: the daemon without the `segue` command around it."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
-from daemon import lifecycle
-from daemon.config import ConfigError, check_file, describe, resolve
+from daemon import check, lifecycle
+from daemon.config import ConfigError, Settings, check_file, describe, resolve
 from daemon.security import UnsafePath
 from protocol.errors import SegueError
 
@@ -28,7 +29,10 @@ def _parser() -> argparse.ArgumentParser:
     config = commands.add_parser("config", help="show the configuration, or check a file")
     config.add_argument("action", choices=("show", "check"))
     config.add_argument("path", nargs="?", type=Path)
-    for command in (serve, stop, config):
+    checked = commands.add_parser("check", help="look at folders, lock, journal and takes; change nothing")
+    checked.add_argument("--deep", action="store_true", help="read every finished file")
+    checked.add_argument("--json", action="store_true", help="one JSON object a line")
+    for command in (serve, stop, config, checked):
         command.add_argument("--config", type=Path, default=None, metavar="FILE")
         command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="words")
     return parser
@@ -52,6 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
             for key, value, origin in describe(resolved):
                 _say(f"{key} = {value!r}  # {origin}")
             return 0
+        if given.command == "check":
+            return _check(resolved.settings, deep=given.deep, as_json=given.json)
         if given.command == "stop":
             stopped = lifecycle.stop(resolved.settings, finish=given.finish)
             _say("Segue has stopped." if stopped else "Segue was not running.")
@@ -72,6 +78,19 @@ def main(arguments: list[str] | None = None) -> int:
     except (UnsafePath, SegueError, RuntimeError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
+
+
+def _check(settings: Settings, *, deep: bool, as_json: bool) -> int:
+    worst = 0
+    for finding in check.findings(settings, deep=deep):
+        worst = max(worst, int(finding.level == check.BAD))
+        _say(
+            json.dumps(vars(finding)) if as_json else f"{finding.level:<4}  {finding.what:<9} {finding.found}"
+        )
+        if finding.advice and not as_json:
+            _say(f"      {'':<9} → {finding.advice}")
+        sys.stdout.flush()
+    return worst
 
 
 def _say(line: str) -> None:

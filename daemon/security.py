@@ -13,6 +13,7 @@ import contextlib
 import os
 import socket
 import stat
+import warnings
 from pathlib import Path
 
 import platformdirs
@@ -48,28 +49,42 @@ def owner_only_folder(path: Path) -> Path:
     return path
 
 
+def runtime_places(settings: Settings) -> list[Path]:
+    """Where socket, lock and connection file may be, the wanted place first; nothing is made or checked."""
+    if settings.folders.runtime:
+        return [Path(settings.folders.runtime).expanduser().absolute()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # without $XDG_RUNTIME_DIR it warns of its fall-back, on every start
+        usual = Path(platformdirs.user_runtime_dir("segue"))
+    short = len(os.fsencode(usual / SOCKET_NAME)) <= MAX_SOCKET_PATH_BYTES
+    own = Path(f"/tmp/segue-{os.getuid()}")
+    return [usual, own] if usual.parent.is_dir() and short else [own]
+
+
 def runtime_folder(settings: Settings) -> Path:
     """Folder of socket, lock and connection file; /tmp/segue-<uid> where the platform's is missing or too
     long.
     """
-    if settings.folders.runtime:
-        chosen = Path(settings.folders.runtime).expanduser().absolute()
-        if len(os.fsencode(chosen / SOCKET_NAME)) > MAX_SOCKET_PATH_BYTES:
-            raise UnsafePath(
-                f"{chosen} is too long for a socket; choose a runtime folder of at most 90 characters."
-            )
-        return owner_only_folder(chosen)
-    usual = Path(platformdirs.user_runtime_dir("segue"))
-    if usual.parent.is_dir() and len(os.fsencode(usual / SOCKET_NAME)) <= MAX_SOCKET_PATH_BYTES:
+    *usual, last = runtime_places(settings)
+    if settings.folders.runtime and len(os.fsencode(last / SOCKET_NAME)) > MAX_SOCKET_PATH_BYTES:
+        raise UnsafePath(
+            f"{last} is too long for a socket; choose a runtime folder of at most 90 characters."
+        )
+    for place in usual:
         with contextlib.suppress(OSError):
-            return owner_only_folder(usual)
-    return owner_only_folder(Path(f"/tmp/segue-{os.getuid()}"))
+            return owner_only_folder(place)
+    return owner_only_folder(last)
+
+
+def state_place(settings: Settings) -> Path:
+    """Where journal, takes and logs are, or would be; nothing is made."""
+    chosen = settings.folders.state or platformdirs.user_state_dir("segue")
+    return Path(chosen).expanduser().absolute()
 
 
 def state_folder(settings: Settings) -> Path:
     """Folder of journal, takes and logs."""
-    chosen = settings.folders.state or platformdirs.user_state_dir("segue")
-    return owner_only_folder(Path(chosen).expanduser().absolute())
+    return owner_only_folder(state_place(settings))
 
 
 def check_replaceable(path: Path) -> None:

@@ -145,6 +145,15 @@ class Space:
         for name in list(self._sizes):
             self.recount(name)
 
+    def of(self, job: int) -> int:
+        """What a job uses, as of its last count."""
+        return self._sizes.get(str(job), 0)
+
+    @property
+    def quota_bytes(self) -> int:
+        """What all jobs together may use."""
+        return self._quota_bytes
+
     @property
     def used_bytes(self) -> int:
         """Of spool and takes, as of each job's last count; space that is only held does not count."""

@@ -74,6 +74,7 @@ class Views:
             created_ms=row.created_ns // 1_000_000,
             ended_ms=None if row.finished_ns is None else row.finished_ns // 1_000_000,
             folder=str(self._takes.take_folder(row.id)) if row.state == rows.DONE else None,
+            size_bytes=self._takes.space.of(row.id),
             tick=self._book.tick(active) if active is not None else None,
             error=SegueError.from_map(last.data["error"])
             if last is not None and last.type == "failed"
@@ -92,9 +93,15 @@ class Views:
                 continue
             size += len(rows.pack(info.to_map()))
             if found and (len(found) >= request.limit or size > _LIST_ROOM_BYTES):
-                return replies.ListReply(jobs=tuple(found), next=found[-1].job)
+                return self._listed(found, found[-1].job)
             found.append(info)
-        return replies.ListReply(jobs=tuple(found))
+        return self._listed(found, None)
+
+    def _listed(self, found: list[replies.JobInfo], following: str | None) -> replies.ListReply:
+        space = self._takes.space
+        return replies.ListReply(
+            jobs=tuple(found), next=following, used_bytes=space.used_bytes, quota_bytes=space.quota_bytes
+        )
 
     def _rows(self, request: requests.List, before: int | None) -> Iterator[JobRow]:
         """Newest first, a page at a time, so that a long history costs only what is looked at."""

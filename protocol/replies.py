@@ -305,6 +305,7 @@ class JobInfo(Record):
     created_ms: int | None = wire(_COUNT, default=None)
     ended_ms: int | None = wire(_COUNT, default=None)
     folder: str | None = wire(_PATH, default=None)
+    size_bytes: int | None = wire(_BYTES, default=None)
     tick: Tick | None = wire(nested(Tick), default=None)
     error: Any = wire(error_map(), default=None)
     manifest: dict[str, Any] | None = wire(mapping(), default=None)
@@ -324,11 +325,15 @@ class StatusReply(Reply):
 
 @record
 class ListReply(Reply):
-    """Jobs, newest first. next: give it as `before` to go on; absent at the end."""
+    """Jobs, newest first. next: give it as `before` to go on; absent at the end. All jobs together take
+    used_bytes of quota_bytes.
+    """
 
     op: ClassVar[str] = "list"
     jobs: tuple[JobInfo, ...] = wire(array(nested(JobInfo)), default=())
     next: str | None = wire(JOB_ID, default=None)
+    used_bytes: int | None = wire(_BYTES, default=None)
+    quota_bytes: int | None = wire(_BYTES, default=None)
 
 
 @record

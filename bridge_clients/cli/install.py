@@ -217,9 +217,11 @@ def _remove(found: Place, args: Any) -> int:
 # ---- status ----
 
 
-def state(found: Place) -> dict[str, Any]:
-    """What is installed and what the manager says of it; for ``status`` and for the doctor."""
-    problem = _no_manager(found)
+def state(found: Place, patience_s: float = _PATIENCE_S) -> dict[str, Any]:
+    """What is installed and what the manager says of it; for ``status`` and for the doctor. `patience_s` is
+    for each question to the manager.
+    """
+    problem = _no_manager(found, patience_s)
     told: dict[str, Any] = {
         "manager": found.manager,
         "path": str(found.path),
@@ -229,7 +231,9 @@ def state(found: Place) -> dict[str, Any]:
     }
     if problem is None and found.manager == "systemd":
         names = "LoadState,ActiveState,SubState,MainPID,NRestarts,UnitFileState,Result"
-        done, words = _call(["systemctl", "--user", "show", units.UNIT_NAME, f"--property={names}"])
+        done, words = _call(
+            ["systemctl", "--user", "show", units.UNIT_NAME, f"--property={names}"], patience_s
+        )
         shown = dict(line.split("=", 1) for line in words.splitlines() if "=" in line) if done else {}
         told |= {
             "active": shown.get("ActiveState"),
@@ -239,7 +243,7 @@ def state(found: Place) -> dict[str, Any]:
             "result": shown.get("Result"),
         }
     elif problem is None:
-        done, words = _call(["launchctl", "print", _target()])
+        done, words = _call(["launchctl", "print", _target()], patience_s)
         told |= {"active": "active" if done and "state = running" in words else "inactive", "enabled": done}
     return told
 
@@ -271,13 +275,13 @@ def _status(found: Place, args: Any) -> int:
 # ---- calling ----
 
 
-def _no_manager(found: Place) -> str | None:
+def _no_manager(found: Place, patience_s: float = _PATIENCE_S) -> str | None:
     """A sentence when the service manager cannot be reached from here."""
     if found.manager == "launchd":
         return None if shutil.which("launchctl") else "launchctl is not to be found."
     if shutil.which("systemctl") is None:
         return "systemd does not run here."
-    done, _ = _call(["systemctl", "--user", "show", "--property=Version"])
+    done, _ = _call(["systemctl", "--user", "show", "--property=Version"], patience_s)
     if done:
         return None
     if os.path.isdir("/run/systemd/system"):
@@ -289,7 +293,7 @@ def _target() -> str:
     return f"gui/{os.getuid()}/{units.AGENT_LABEL}"
 
 
-def _call(command: list[str]) -> tuple[bool, str]:
+def _call(command: list[str], patience_s: float = _PATIENCE_S) -> tuple[bool, str]:
     """Whether it went well, and what it said."""
     try:
         done = subprocess.run(
@@ -301,7 +305,7 @@ def _call(command: list[str]) -> tuple[bool, str]:
             stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
-        return False, f"no answer within {_PATIENCE_S:.0f} s"
+        return False, f"no answer within {patience_s:.0f} s"
     except OSError as error:
         return False, str(error.strerror)
     return done.returncode == 0, (done.stdout if done.returncode == 0 else done.stderr).strip()

@@ -25,20 +25,21 @@ if TYPE_CHECKING:
 _SAMPLE_BYTES = 4
 
 
-def new_folder(out: str | None, name: str) -> Folder:
+def new_folder(out: str | None, name: str, *, overwrite: bool = False) -> Folder:
     """Make the folder that a job's files go into: ``out`` itself, or a new one named after the music and the
     time.
 
-    Refuses a folder that holds takes already (``E_ARGUMENT``) and one that cannot be written (``E_AUDIO``).
+    Refuses a folder that holds takes already (``E_ARGUMENT``, but not with `overwrite`) and one that cannot
+    be written (``E_AUDIO``).
     """
     if out is not None:
         path = Path(out).expanduser()
         if path.exists() and not path.is_dir():
             raise SegueError("E_ARGUMENT", f"--out {out} is a file; name a folder.", field="out", value=out)
-        if path.is_dir() and any(_is_ours(entry) for entry in path.iterdir()):
+        if not overwrite and path.is_dir() and any(_is_ours(entry) for entry in path.iterdir()):
             raise SegueError(
                 "E_ARGUMENT",
-                f"--out {out} holds takes already, and Segue never writes over them; name another folder.",
+                f"--out {out} holds takes already, and Segue does not write over them; name another folder.",
                 field="out",
                 value=out,
             )

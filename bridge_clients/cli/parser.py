@@ -178,10 +178,19 @@ def build() -> Parser:
     demo.add_argument("--model", default="pocket", metavar="NAME", help="default pocket")
     demo.add_argument("--stop", action="store_true", help="stop the daemon afterwards if the demo started it")
 
-    takes = add("takes", "takes:run", "list, show, export or forget finished takes", _json_flag())
-    takes.add_argument("action", nargs="?", default="list", choices=["list", "show", "export", "forget"])
-    takes.add_argument("job", nargs="?", metavar="JOB", help="a job's id, or the beginning of it")
+    takes = add("takes", "takes:run", "list, show, play, export or forget finished takes", _json_flag())
+    takes.add_argument(
+        "action", nargs="?", default="list", choices=["list", "show", "play", "export", "forget"]
+    )
+    takes.add_argument("jobs", nargs="*", metavar="JOB", help="a job's id, or the beginning of it")
+    takes.add_argument("--all", action="store_true", help="list: failed and cancelled jobs, too")
+    takes.add_argument(
+        "--variation", type=_integer(1, MAX_VARIATIONS), default=1, metavar="N", help="play: default 1"
+    )
+    takes.add_argument("--stem", default="mix", metavar="NAME", help="play: default mix")
     takes.add_argument("--out", metavar="DIR", help="export: where to (default ./segue-takes/…)")
+    takes.add_argument("--overwrite", action="store_true", help="export: replace what is there")
+    takes.add_argument("--yes", action="store_true", help="forget: do not ask")
     takes.add_argument("--limit", type=_integer(1, 1000), default=20, metavar="N", help="list: default 20")
 
     add("models", "models:run_models", "list the models that can be used", _json_flag())
@@ -234,7 +243,8 @@ def build() -> Parser:
     config = add("config", "service:run_config", "show the configuration, or check a file")
     config.add_argument("action", choices=["show", "check"])
     config.add_argument("file", nargs="?", metavar="FILE", help="check: the file")
-    add("doctor", "doctor:run", "find what is wrong and what to do about it", _json_flag())
+    doctor = add("doctor", "doctor:run", "find what is wrong and what to do about it", _json_flag())
+    doctor.add_argument("--deep", action="store_true", help="read every take and wait for torch")
     add("version", "service:run_version", "print the version", _json_flag())
     return parser
 

@@ -48,3 +48,16 @@ def size(count: int | None) -> str:
 def when(time_ms: int | None) -> str:
     """Local date and time; a dash when unknown."""
     return "-" if time_ms is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_ms / 1000))
+
+
+def age(time_ms: int | None) -> str:
+    """How long ago: 40 s, 5 min, 3 h, 12 d; a dash when unknown or in the future."""
+    if time_ms is None:
+        return "-"
+    seconds = time.time() - time_ms / 1000
+    if seconds < -1:
+        return "-"
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"

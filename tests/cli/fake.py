@@ -34,7 +34,7 @@ from protocol.messages import (
     Submit,
     Tick,
 )
-from protocol.replies import HelloReply
+from protocol.replies import HelloReply, ListReply
 
 CANCELLED = threading.Event()  # what one client says, the other hears: the daemon between them
 CHUNK = 5000
@@ -206,6 +206,10 @@ class FakeClient:
             raise SegueError("E_TAKE_MISSING", "There is no such file.")
         data = f"RIFF {job} {variation} {stem} {part}".encode()
         return Fetched(job, None, data, 44_100, 2, 10, 0, zlib.crc32(data))
+
+    def request(self, request: Any) -> ListReply:
+        assert request.op == "list"
+        return ListReply(used_bytes=5_000_000, quota_bytes=21_474_836_480)
 
     def forget(self, job: str) -> ForgetReply:
         return ForgetReply(job=job, freed_bytes=5_000_000)

@@ -45,14 +45,16 @@ def test_models_are_a_table_with_the_default_marked(capsys: pytest.CaptureFixtur
 
 
 def test_takes_are_listed_shown_and_forgotten(capsys: pytest.CaptureFixture[str]) -> None:
-    _head, first, second = ask(capsys, "takes").splitlines()
-    assert first.split()[0] == "ab12" and "2.000" in first and "warm house" in first
+    _head, first, second, usage = ask(capsys, "takes").splitlines()
+    assert first.split()[:2] == ["ab12", "done"] and "2.000" in first and "warm house" in first
     assert second.split()[0] == "ab99"
-    assert json.loads(ask(capsys, "takes", "show", "ab12"))["seed"] == 7
+    assert usage == "5 MB of 21.5 GB are used."
+    assert "seed     7" in ask(capsys, "takes", "show", "ab12").splitlines()
     assert json.loads(ask(capsys, "takes", "show", "ab1", "--json"))["job"] == "ab12"
     assert "2 jobs begin with 'ab'" in ask(capsys, "takes", "show", "ab", status=2)
     assert "There is no job 'zz'" in ask(capsys, "takes", "show", "zz", status=2)
-    assert ask(capsys, "takes", "forget", "ab12") == "Job ab12 is forgotten; 5.0 MB are free again.\n"
+    assert ask(capsys, "takes", "forget", "ab12", "--yes") == "Job ab12 is forgotten; 5 MB are free again.\n"
+    assert "--yes deletes without asking" in ask(capsys, "takes", "forget", "ab12", status=2)
     assert "cancel it first" in ask(capsys, "takes", "forget", "cd34", status=2)
 
 

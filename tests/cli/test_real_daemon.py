@@ -110,7 +110,7 @@ def test_takes_land_sample_for_sample_and_are_kept_until_forgotten(
     for name in ("v1.mix.wav", "v2.bass.wav", "v1.other.handle.wav"):
         a, b = (soundfile.read(house / folder / name, dtype="float32")[0] for folder in "ab")
         np.testing.assert_array_equal(a, b)
-    assert segue("takes", "forget", job).returncode == 0
+    assert segue("takes", "forget", job, "--yes").returncode == 0
     assert segue("takes").stdout.startswith("There are no takes yet")
 
 
