@@ -62,7 +62,7 @@ class Server:
         self.lines_lost: Callable[[], int] = lambda: 0  # of the log, since the start
         self.token = secrets.token_bytes(32)
         self.metrics = Metrics()
-        self._context = zmq.Context(io_threads=1)
+        self._context = zmq.Context(io_threads=2 if settings.tcp.bind else 1)
         self._context.linger = 0
         self._context.max_sockets = 4096
         self.sockets = Sockets(

@@ -213,6 +213,7 @@ class Sockets:
         try:
             os.rename(first_name, self.path)
             self.router.setsockopt(zmq.CURVE_SERVER, 0)
+            self.router.setsockopt(zmq.AFFINITY, 1)
             self.router.setsockopt(zmq.USE_FD, listener.fileno())
             self.router.bind(f"ipc://{first_name}")
         except BaseException:

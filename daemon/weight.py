@@ -32,7 +32,7 @@ class Weight:
             return ""
         self._looked_s = now_s
         self.bytes = self._resident_bytes()
-        if self.bytes > self._limit_bytes:
+        if self.bytes > self._limit_bytes or self._renewed_s is not None:
             self._trim()
             self.bytes = self._resident_bytes()
         if self.bytes <= self._limit_bytes:

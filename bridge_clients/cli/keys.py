@@ -102,11 +102,16 @@ def _allow(args: Any) -> int:
 
 
 def _revoke(args: Any) -> int:
-    client = _Place.find().folder.revoke(args.what)
+    place = _Place.find()
+    client = place.folder.revoke(args.what)
     if args.json:
         json_line({"event": "revoked", "name": client.name, "public_key": client.public})
     else:
         say(f"{client.name} is out; its connections end within a second or two.")
+        if place.bind and not place.folder.clients():
+            say(
+                "Nobody is allowed any more: the door closes, and no daemon starts while tcp.bind is set."
+            )
     return DONE
 
 

@@ -66,6 +66,14 @@ def test_list_and_revoke(command: Command, sandbox: Path) -> None:
     assert {client.name: client.token.hex() for client in _folder().clients()}["laptop"] == found["token"]
 
 
+def test_the_last_one_out_is_said(command: Command, sandbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGUE_TCP_BIND", "tcp://127.0.0.1:5775")
+    made = command("keys", "new", "laptop")
+    assert made.returncode == 0 and "next start" in made.stdout, made.stderr
+    assert json.loads((sandbox / "laptop.key").read_text())["endpoints"] == ["tcp://127.0.0.1:5775"]
+    assert "Nobody is allowed any more" in command("keys", "revoke", "laptop").stdout
+
+
 def test_a_client_that_made_its_own_keys(command: Command, sandbox: Path) -> None:
     public, secret = (key.decode() for key in zmq.curve_keypair())
     certificate = sandbox / "desk.cert"

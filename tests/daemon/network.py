@@ -44,7 +44,7 @@ class Doors:
         self.runtime, self.state = folder / "run", folder / "state"
         for path in (self.runtime, self.state):
             path.mkdir(mode=0o700, exist_ok=True)
-        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=2)
         self.context.linger = 0
         self.metrics = Metrics()
         self.token = bytes(range(32))

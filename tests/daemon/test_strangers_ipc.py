@@ -362,7 +362,7 @@ def test_weight_renews_the_doors_before_it_leaves() -> None:
     held[0] = 150
     assert [look(1), look(1), look(1)] == ["renew", "", ""] and trimmed == [3]
     held[0] = 50
-    assert [look(1), look(RELIEF_S + 1)] == ["", ""]
+    assert [look(1), look(RELIEF_S + 1), look(1)] == ["", "", ""] and trimmed == [5]
     held[0] = 150
     assert look(1) == "renew"
     assert look(RELIEF_S + 1) == "leave"

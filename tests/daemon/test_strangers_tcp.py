@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import socket
@@ -411,6 +412,30 @@ def test_a_damaged_or_open_list_lets_nobody_in(tmp_path: Path) -> None:
     assert allow.client(pair.public) is None, "a link"
     path.unlink()
     assert not allow.clients()
+
+
+def test_many_hands_on_the_list_lose_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = KeyFolder(tmp_path / "keys")
+    names = [f"client{number}" for number in range(24)]
+
+    def work(mine: list[str]) -> None:
+        for name in mine:
+            folder.allow(AllowedClient(name, new_pair().public, new_token()))
+            folder.allow(AllowedClient(f"{name}.gone", new_pair().public, new_token()))
+            folder.revoke(f"{name}.gone")
+
+    threads = [threading.Thread(target=work, args=(names[at::4],)) for at in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(client.name for client in folder.clients()) == sorted(names)
+    monkeypatch.setattr("protocol.keys.LOCK_PATIENCE_S", 0.1)
+    with (folder.path / "lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(SegueError, match="another program"):
+            folder.revoke("client1")
+    folder.revoke("client1")
 
 
 def test_keys_are_told_from_other_text() -> None:
