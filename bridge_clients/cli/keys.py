@@ -109,9 +109,7 @@ def _revoke(args: Any) -> int:
     else:
         say(f"{client.name} is out; its connections end within a second or two.")
         if place.bind and not place.folder.clients():
-            say(
-                "Nobody is allowed any more: the door closes, and no daemon starts while tcp.bind is set."
-            )
+            say("Nobody is allowed any more: the door closes, and no daemon starts while tcp.bind is set.")
     return DONE
 
 
