@@ -46,7 +46,7 @@ def test_without_credit_only_words_travel(new_house: Callable[..., House]) -> No
         job = client.ask(submit(0.5)).job
         client.ask(m.Attach(job=job, credit=0))
         seen = []
-        while (got := client.pushed.pop(0) if client.pushed else client.receive(1.0)) is not None:
+        while (got := client.pushed.pop(0) if client.pushed else client.receive(4.0)) is not None:
             seen.append(got[1])
         assert [e.event for e in seen if not isinstance(e, m.Tick)] == ["accepted", "started"]
         assert client.refused(m.Credit(job="77", bytes_=1)).code == "E_JOB"
