@@ -54,6 +54,7 @@ class Dispatcher:
         self._settings, self._metrics = settings, metrics
         self._quiet_until_s = 0.0  # nothing is started before
         self._begun: dict[int, _Begun] = {}
+        self._notes: dict[tuple[str, bool], str | None] = {}  # what models wait for, in this turn
 
     def turn(self) -> None:
         """Start what may start now, and see to it that the models come that are waited for."""
@@ -68,6 +69,7 @@ class Dispatcher:
         self._scheduler.keep_only({job.session for job in self._book.active.values()})
         order = self._scheduler.order([self._waiting(job) for job in self._book.queued()], now)
         closed: set[str] = set()  # workers that start nothing more in this turn
+        self._notes.clear()
         for index, waiting in enumerate(order):
             job = self._book.active.get(waiting.job)
             if job is None or job.state != rows.QUEUED:
@@ -112,14 +114,43 @@ class Dispatcher:
             if passes and self._fits(worker, job):
                 self._start(worker, job, waiting, now)
             else:
+                if job.priority == "live":
+                    self._ask_for_slots(worker, job)
                 closed.add(worker.name)
         elif worker is not None:
             self._say_loading(job, worker, now)
             closed.add(worker.name)
         else:
-            note = self._residency.bring(job.model, closed, live=job.priority == "live", now_s=now)
+            note = self._bring(job.model, closed, live=job.priority == "live", now=now)
             if note is not None and job.state == rows.QUEUED:
                 self._say(job, note, now)
+
+    def _bring(self, model: str, closed: set[str], *, live: bool, now: float) -> str | None:
+        """Asked once a turn for each model, however many jobs wait for it."""
+        if (model, live) not in self._notes:
+            self._notes[model, live] = self._residency.bring(model, closed, live=live, now_s=now)
+        return self._notes[model, live]
+
+    def _ask_for_slots(self, worker: LocalWorker, job: Job) -> None:
+        """Batch jobs that can go on later to the bit make way for a live one, those that made least first."""
+        aboard = [found for found in map(self._book.active.get, worker.aboard) if found is not None]
+        if job.strikes or job.memory_retries or worker.dropping:
+            return  # it goes alone, or slots are on their way already
+        missing = sum(found.variations for found in aboard) + job.variations - self._settings.worker.slots
+        batch = [found for found in aboard if found.priority == "batch" and found.state == rows.RUNNING]
+        chosen: list[Job] = []
+        for found in sorted(batch, key=lambda found: found.progress.step):
+            if missing > 0 and self._can_go_on(found):
+                chosen.append(found)
+                missing -= found.variations
+        for found in chosen if missing <= 0 else ():
+            self._pool.put_back(found, "a live job needed its slot")
+
+    def _can_go_on(self, job: Job) -> bool:
+        try:
+            return self._book.can_go_on(job)
+        except StorageError:
+            return False
 
     def _say(self, job: Job, note: str | None, now: float) -> None:
         """Why a queued job does not start; clients that wait hear of it once."""

@@ -123,7 +123,8 @@ class JobBook:
         """The attempts whose audio counts, for the next one to continue; none before the first audio."""
         return self._journal.announced(job.id)
 
-    def _can_go_on(self, job: Job) -> bool:
+    def can_go_on(self, job: Job) -> bool:
+        """Whether the next attempt could continue this one to the bit; raises `StorageError`."""
         folder = self._takes.spool_folder(job.id)
         attempts = self.to_go_on_from(job)
         return all(tokens.can_be_continued(folder / f"{found.attempt}.pcm") for found in attempts)
@@ -137,7 +138,7 @@ class JobBook:
             return
 
         def back() -> None:
-            void = discard or not self._can_go_on(job)
+            void = discard or not self.can_go_on(job)
             data = {"why": why} | ({"discard_from": -job.handle_frames} if void else {})
             row = self._journal.requeue(job.id, data, forgiven=forgiven, discard=void)
             job.state, job.last_seq = rows.QUEUED, row.seq

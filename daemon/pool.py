@@ -292,6 +292,13 @@ class Pool:
         self._metrics.count("cancels", state=state)
         self._drop(job.id, attempt, now)
 
+    def put_back(self, job: Job, why: str) -> None:
+        """Into the queue, through no fault of its own; its slot is free after the step in progress."""
+        attempt = job.attempt
+        self._metrics.count("requeues", reason="preempted")
+        self._book.requeue(job, why, forgiven=True)
+        self._drop(job.id, attempt, time.monotonic())
+
     def _drop(self, job: int, attempt: int, now: float) -> None:
         for worker in self.workers:
             told = job in worker.dropping

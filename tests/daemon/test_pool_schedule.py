@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,39 @@ def test_a_slot_is_kept_for_live_work(new_house: NewHouse) -> None:
         assert wire.ask(m.Status(job=third)).info.state == "queued"
         wire.ask(m.Cancel(job=first[0]))
         _exact(wire.events(third), 3)
+
+
+def test_a_batch_job_makes_way_for_a_live_one_and_goes_on_where_it_was(new_house: NewHouse) -> None:
+    house = new_house("worker.slots=1")
+    with house.client() as wire:
+        batch = wire.ask(submit(6, rate=32_000, text="resumable slow=5", priority="batch")).job
+        while not any(e.event == "audio" for e in wire.ask(m.Next(job=batch, wait_ms=500)).events):
+            pass
+        live = wire.ask(submit(0.4, rate=32_000, session=b"l" * 16, seed=4, priority="live")).job
+        _started(wire, live, 5)
+        _exact(wire.events(live), 4)
+        events = wire.events(batch)
+        back = [e for e in events if e.event == "requeued"]
+        assert [(e.why, e.discard_from) for e in back] == [("a live job needed its slot", None)]
+        assert [e.event for e in events].count("started") == 2 and events[-1].event == "done"
+        assert wire.ask(m.Status(job=batch)).info.attempt == 2
+        path = wire.ask(m.Fetch(job=batch)).path
+        made = np.frombuffer(Path(path).read_bytes()[58:], "<f4")
+        assert np.array_equal(made, engine.samples(7, 0, "mix", 0, len(made))[0])
+
+
+def test_a_batch_job_that_could_not_go_on_keeps_its_slot(new_house: NewHouse) -> None:
+    house = new_house("worker.slots=1")
+    with house.client() as wire:
+        batch = wire.ask(submit(1.5, rate=32_000, text="slow=5", priority="batch")).job
+        _started(wire, batch)
+        while not any(e.event == "audio" for e in wire.ask(m.Next(job=batch, wait_ms=500)).events):
+            pass
+        live = wire.ask(submit(0.3, rate=32_000, session=b"l" * 16, seed=4, priority="live")).job
+        events = wire.events(batch)
+        assert "requeued" not in [e.event for e in events]
+        _exact(events)
+        _exact(wire.events(live), 4)
 
 
 def test_a_session_has_two_aboard_while_others_wait(new_house: NewHouse) -> None:
