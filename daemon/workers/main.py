@@ -1,8 +1,9 @@
 """The worker process: ``python -m daemon.workers.main --model NAME --device DEVICE``, spoken to over stdin
 and stdout.
 
-Threading model: one thread. Between two steps it reads what the front-end wants, never waiting while there is
-work. The end of stdin means that the front-end is gone, and ends the process.
+Threading model: one thread for everything but finished files, which `finishing` writes. Between two steps it
+reads what the front-end wants, never waiting while there is work. The end of stdin means that the front-end
+is gone, and ends the process.
 
 Test hook: with SEGUE_TEST_ENGINE=module:function the player comes from that function(model, device) instead
 of genmodel. It exists for the tests of the daemon; nothing else sets it.
@@ -21,15 +22,17 @@ import signal
 import sys
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from daemon import disk
+from daemon.workers.finishing import Finisher
 from daemon.workers.footprint import Footprint
 from daemon.workers.interface import Failure, Player, PlayerError
 from daemon.workers.link import Decoder, encode
 from daemon.workers.past import ResumeRefused
-from daemon.workers.rendering import Rendering
+from daemon.workers.rendering import Rendering, Stopped
 from protocol.errors import SegueError
 
 PROGRESS_INTERVAL_S = 0.1
@@ -51,6 +54,13 @@ class Link:
         os.dup2(2, 1)  # what a library prints goes to the log, not into the protocol
         sys.stdout = sys.stderr
         self._decoder = Decoder()
+        self._woken, self._waker = os.pipe()
+        os.set_blocking(self._waker, False)
+
+    def wake(self) -> None:
+        """End a wait in `receive`; may be called from any thread."""
+        with contextlib.suppress(BlockingIOError):  # full: it will wake up anyhow
+            os.write(self._waker, b".")
 
     def send(self, message: dict[str, Any]) -> None:
         view = memoryview(encode(message))
@@ -62,7 +72,10 @@ class Link:
 
     def receive(self, wait_s: float | None) -> list[dict[str, Any]]:
         """Messages that are there; waits up to `wait_s` (None: for ever) for the first bytes."""
-        if not select.select([self._in], [], [], wait_s)[0]:
+        ready = select.select([self._in, self._woken], [], [], wait_s)[0]
+        if self._woken in ready:
+            os.read(self._woken, _READ_BYTES)
+        if self._in not in ready:
             return []
         data = os.read(self._in, _READ_BYTES)
         if not data:
@@ -76,35 +89,54 @@ class Worker:
     def __init__(self, link: Link, player: Player, footprint: Footprint) -> None:
         self._link, self._player, self._footprint = link, player, footprint
         self._jobs: dict[int, Rendering] = {}
+        self._finisher = Finisher(link.wake)
         self._paused = False
         self._ended = False
         self._reported = 0.0
         self._steps, self._step_time_s = 0, 0.0
 
     def run(self) -> None:
-        """Serve until told to end."""
+        """Serve until told to end; takes that are being written are finished first."""
         while not self._ended:
-            working = self._player.busy and not self._paused
-            for message in self._link.receive(0.0 if working else None):
+            for message in self._link.receive(self._patience_s()):
                 self._obey(message)
             if self._player.busy and not self._paused and not self._ended:
                 self._step()
-                if time.monotonic() - self._reported >= PROGRESS_INTERVAL_S:
-                    self._report()
+            self._hand_over()
+            busy = self._player.busy and not self._paused
+            if (busy or self._finisher.aboard) and self._due():
+                self._report()
+        while self._finisher.aboard:
+            for message in self._link.receive(PROGRESS_INTERVAL_S):
+                self._obey(message)
+            self._hand_over()
+
+    def _patience_s(self) -> float | None:
+        if self._player.busy and not self._paused:
+            return 0.0
+        return PROGRESS_INTERVAL_S if self._finisher.aboard else None
+
+    def _due(self) -> bool:
+        return time.monotonic() - self._reported >= PROGRESS_INTERVAL_S
 
     def _obey(self, message: dict[str, Any]) -> None:
         op = message["op"]
         if op == "start":
             self._start(message)
         elif op == "drop":
-            rendering = self._jobs.get(message["job"])
-            if rendering is not None and rendering.attempt == message["attempt"]:
-                self._release(rendering)
-            self._link.send({"op": "dropped", "job": message["job"], "attempt": message["attempt"]})
+            self._drop(message["job"], message["attempt"])
         elif op in ("pause", "resume"):
             self._paused = op == "pause"
         elif op == "end":
             self._ended = True
+
+    def _drop(self, job: int, attempt: int) -> None:
+        if self._finisher.drop(job, attempt):
+            return  # said when its files are gone
+        rendering = self._jobs.get(job)
+        if rendering is not None and rendering.attempt == attempt:
+            self._release(rendering)
+        self._link.send({"op": "dropped", "job": job, "attempt": attempt})
 
     def _start(self, message: dict[str, Any]) -> None:
         rendering = None
@@ -167,16 +199,21 @@ class Worker:
         self._link.send(message | {"reached": [progress.step, progress.steps, rendering.samples_made]})
 
     def _finish(self, rendering: Rendering) -> None:
-        self._report({rendering.job: "finishing"})
-        try:
-            manifest = rendering.finish()
-        except Exception as error:
-            self._release(rendering)
-            self._fail(rendering.job, rendering.attempt, error)
-            return
-        self._release(rendering)
-        message = {"job": rendering.job, "attempt": rendering.attempt, "manifest": manifest}
-        self._link.send({"op": "done", **message})
+        self._finisher.begin(rendering, self._player.progress(rendering.ticket))
+        self._player.drop(rendering.ticket)
+        del self._jobs[rendering.job]
+        self._report()
+
+    def _hand_over(self) -> None:
+        """Say what has been written, or why it could not be."""
+        for entry in self._finisher.ended():
+            where = {"job": entry.rendering.job, "attempt": entry.rendering.attempt}
+            if isinstance(entry.result, dict):
+                self._link.send({"op": "done", **where, "manifest": entry.result})
+            elif isinstance(entry.result, Exception) and not isinstance(entry.result, Stopped):
+                self._fail(entry.rendering.job, entry.rendering.attempt, entry.result)
+            if entry.dropped:
+                self._link.send({"op": "dropped", **where})
 
     def _release(self, rendering: Rendering) -> None:
         self._player.drop(rendering.ticket)
@@ -189,16 +226,19 @@ class Worker:
             return
         self._link.send({"op": "failed", "job": job, "attempt": attempt, "error": error_map(error)})
 
-    def _report(self, states: dict[int, str] | None = None) -> None:
+    def _report(self) -> None:
         self._reported = time.monotonic()
         entries = []
-        for rendering in self._jobs.values():
-            progress = self._player.progress(rendering.ticket)
+        at = [(found, self._player.progress(found.ticket)) for found in self._jobs.values()]
+        at += [
+            (found.rendering, replace(found.progress, state="finishing")) for found in self._finisher.aboard
+        ]
+        for rendering, progress in at:
             entries.append(
                 {
                     "job": rendering.job,
                     "attempt": rendering.attempt,
-                    "state": (states or {}).get(rendering.job, progress.state),
+                    "state": progress.state,
                     "step": progress.step,
                     "steps": progress.steps,
                     "samples": rendering.samples_made,

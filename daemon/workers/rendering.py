@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,10 @@ def _context(
     return mixed
 
 
+class Stopped(Exception):
+    """A take was dropped while its files were written."""
+
+
 class Rendering:
     """Owned by the worker's loop from `start` until done, failed or dropped."""
 
@@ -117,9 +121,10 @@ class Rendering:
         self.job, self.attempt = int(message["job"]), int(message["attempt"])
         self.ticket: Hashable = None
         self.remarks: dict[str, Any] = {}
+        self.stopped = False  # set from another thread while `finish` is at work
         self._facts = facts
         self._spec = message["spec"]
-        self._spool_folder, self._take_folder = Path(message["spool"]), Path(message["takes"])
+        self._spool_folder, self.take_folder = Path(message["spool"]), Path(message["takes"])
         self._chunk_s = float(message["chunk_s"])
         submit = Submit.from_map(self._spec["request"])
         self._rate, self._channels = int(self._spec["rate"]), int(self._spec["channels"])
@@ -310,11 +315,11 @@ class Rendering:
 
     def finish(self) -> dict[str, Any]:
         """Write WAV files and the manifest; returns the manifest. Raises `PlayerError` when samples are
-        missing.
+        missing, `Stopped` when it was dropped meanwhile.
         """
         if self._past is not None and not self._past.met:
             raise ResumeRefused("less audio came out than was announced before")
-        self._take_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.take_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         reports = []
         for variation, render in enumerate(self._variations):
             figures = render.report()
@@ -349,7 +354,7 @@ class Rendering:
             "loudness": "lufs: integrated, ITU-R BS.1770-4, ungated below 0.4 s; rms_db: all samples",
         }
         asked = {**request, "key": request["key"].hex(), "session": _hex(request.get("session"))}
-        takes.write_manifest(self._take_folder, {**manifest, "request": asked, "audio": self._spec["audio"]})
+        takes.write_manifest(self.take_folder, {**manifest, "request": asked, "audio": self._spec["audio"]})
         return manifest
 
     def _write(
@@ -368,18 +373,25 @@ class Rendering:
             if not frames:
                 continue
             name = takes.wav_name(variation, stem, part)
-            pieces = (spool.read(found) for spool, found in chunks)
+            pieces = self._pieces(chunks)
             size, crc = takes.write_wav(
-                self._take_folder / name, pieces, rate=self._rate, channels=self._channels, frames=frames,
+                self.take_folder / name, pieces, rate=self._rate, channels=self._channels, frames=frames,
                 reserve=self._spool_folder / takes.RESERVE_NAME,
             )  # fmt: skip
             entry = {"name": name, "stem": stem, "part": part, "position": -frames if part == "handle" else 0}
             entries.append(entry | {"frames": frames, "bytes": size, "crc": crc})
-        audio = np.concatenate(
-            [np.frombuffer(spool.read(f), "<f4") for spool, f in placed if f.chunk.position >= 0]
-        )
+        new = [found for found in placed if found[1].chunk.position >= 0]
+        audio = np.concatenate([np.frombuffer(piece, "<f4") for piece in self._pieces(new)])
         entries[-1] |= figures | {"lufs": integrated_lufs(audio.reshape(-1, self._channels).T, self._rate)}
         return entries
+
+    def _pieces(
+        self, chunks: Sequence[tuple[takes.SpoolWriter | SpoolReader, takes.Placed]]
+    ) -> Iterator[bytes]:
+        for spool, placed in chunks:
+            if self.stopped:
+                raise Stopped
+            yield spool.read(placed)
 
     def close(self) -> None:
         self._spool.close()
@@ -391,4 +403,4 @@ def _hex(value: bytes | None) -> str | None:
     return value.hex() if value else None
 
 
-__all__ = ["Rendering", "Sounds", "decoded", "with_channels"]
+__all__ = ["Rendering", "Sounds", "Stopped", "decoded", "with_channels"]
