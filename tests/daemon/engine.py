@@ -6,6 +6,7 @@ repeated or foreign chunk is an exact mismatch. What it does besides is said in 
     hang=N        step N never ends              stems      the model "stems" has drums, bass, other
     oom=N         no memory at step N            ooms=K     … of the first K attempts only
     resumable     it can be continued from its tokens
+    prints        it prints in every way there is, while it works
     lives         the values depend on the life (a count of the processes) that made the tokens, too
 
 A token frame says its position and the life that made it: a frame that is lost, doubled or moved on the way
@@ -135,6 +136,10 @@ class CodedPlayer:
 
     def _behave(self, run: _Run) -> None:
         step = run.at - run.start
+        if "prints" in run.does:
+            print("a print", flush=True)
+            os.write(1, b"\xff\xff\xff\x7fbytes to descriptor 1")
+            os.system("echo a child's words")
         if "slow" in run.does:
             time.sleep(float(run.does["slow"]) / 1000)
         if run.does.get("hang") == str(step):
