@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from genmodel.base import BaseGenModel
@@ -35,7 +36,7 @@ from genmodel.pocket.recipe.render import RATE_HZ
 from genmodel.pocket.recipe.report import sheets, write_markdown
 from genmodel.request import Sampling
 
-PARTS = ("continue", "accompany", "genre", "long", "speed")
+PARTS = ("codec", "continue", "accompany", "genre", "long", "speed")
 
 
 def speed(model: BaseGenModel, prompt: Prompt, sampling: Sampling, threads: int = 2) -> dict[str, float]:
@@ -59,11 +60,15 @@ def speed(model: BaseGenModel, prompt: Prompt, sampling: Sampling, threads: int 
 
 
 def judge_continuing(
-    model: BaseGenModel, prompts: list[Prompt], sampling: Sampling, slots: int, picture: Path | None
+    model: BaseGenModel,
+    prompts: list[Prompt],
+    again: list[np.ndarray],
+    sampling: Sampling,
+    slots: int,
+    picture: Path | None,
 ) -> dict[str, Any]:
-    """The codec, and continuations with and without tempo map and with the song's chords."""
-    codec_facts, again = judge_codec(model, prompts)
-    facts: dict[str, Any] = dict(codec_facts)
+    """Continuations with and without tempo map and with the song's chords; `again`: the truth, coded."""
+    facts: dict[str, Any] = {}
     started = time.monotonic()
     clips = generate(model, [request_of(p, sampling, i) for i, p in enumerate(prompts)], slots)
     new_s = sum(prompt.new_samples for prompt in prompts) / RATE_HZ
@@ -110,8 +115,11 @@ def evaluate(
     if not prompts:
         raise FileNotFoundError(f"no held-out songs in {songs} that are long enough")
     facts: dict[str, Any] = {"prompts": len(prompts), "prompt_s": prompt_s, "new_s": new_s}
+    if "codec" in parts or "continue" in parts:
+        codec_facts, again = judge_codec(model, prompts)
+        facts |= codec_facts
     if "continue" in parts:
-        facts |= judge_continuing(model, prompts, sampling, slots, picture)
+        facts |= judge_continuing(model, prompts, again, sampling, slots, picture)
     if "accompany" in parts:
         facts |= judge_accompaniment(model, prompts, sampling, slots)
     if "genre" in parts:
