@@ -30,7 +30,7 @@ from protocol.errors import SegueError
 from protocol.framing import encode_request
 from tests.chaos import zmtp
 from tests.chaos.report import Report, Scale
-from tests.chaos.watch import PROMISE_S, Pulse, incidents, settled, taken
+from tests.chaos.watch import PROMISE_S, Pulse, counted, incidents, settled, taken
 from tests.daemon import engine
 from tests.daemon.house import ROOT, House, joined, submit
 from tests.daemon.test_manners import YEAR_S, MovingHouse
@@ -46,6 +46,7 @@ def run(scale: Scale, seed: int, folder: Path) -> Report:
     house = House("worker.stall_s=60", "worker.cancel_grace_s=60").start()
     try:
         _readers(report, scale, house)
+        _attached(report, scale, house)
         _stopped_client(report, scale, house)
         _stopped_worker(report, scale, house)
         _stopped_daemon(report, scale, house)
@@ -150,6 +151,36 @@ def _readers(report: Report, scale: Scale, house: House) -> None:
     )
 
 
+def _attached(report: Report, scale: Scale, house: House) -> None:
+    """Clients that attach without credit, to a job that waits and to one that is done; a third vanishes."""
+    count = scale.pick(100, 1_000)
+    with house.client() as wire:
+        done = wire.ask(submit(1.0, rate=32_000)).job
+        wire.events(done)
+        wire.ask(m.Pause())
+        waiting = wire.ask(submit(1.0, rate=32_000)).job
+        with contextlib.ExitStack() as stack, Pulse(house) as pulse:
+            for index in range(count):
+                client = house.client(zmq.DEALER)
+                client.ask(m.Attach(job=(done, waiting)[index % 2]))
+                if index % 3:
+                    stack.enter_context(client)
+                else:
+                    client.__exit__()
+            time.sleep(2)
+            most = counted(wire.ask(m.Metrics()).text, "segue_attached")
+        wire.ask(m.Cancel(job=waiting))
+        wire.ask(m.Resume())
+        by = time.monotonic() + 90
+        while (left := counted(wire.ask(m.Metrics()).text, "segue_attached")) and time.monotonic() < by:
+            time.sleep(0.5)
+            if scale.ci:  # it takes a minute until those are given up whose job has ended
+                break
+    report.figures["clients attached without credit, in force, left over"] = f"{count}, {most:g}, {left:g}"
+    report.expect(scale.ci or left == 0, f"{left:g} attachments outlive their clients")
+    _judge(report, scale, "clients attached without credit", pulse)
+
+
 def _byte_a_second(house: House, job: str) -> socket.socket:
     """A client that has asked for a megabyte and takes it byte by byte."""
     token = bytes.fromhex(house.connection["token"])
@@ -204,8 +235,8 @@ def _stopped_client(report: Report, scale: Scale, house: House) -> None:
             with Pulse(house) as pulse, _stopped(follower.pid):
                 events = wire.events(job)
                 time.sleep(1 if scale.ci else 8)
-            counted = int(said.readline()) if said is not None else 0
-            report.expect(counted == len(events), f"a stopped client saw {counted} of {len(events)} events")
+            seen = int(said.readline()) if said is not None else 0
+            report.expect(seen == len(events), f"a stopped client saw {seen} of {len(events)} events")
         _exact(report, "beside a stopped client", events, 6)
     _judge(report, scale, "a stopped client", pulse)
 
@@ -314,7 +345,9 @@ def _clock(report: Report, scale: Scale) -> None:
 
 def _timer(report: Report, scale: Scale, seed: int, folder: Path) -> None:
     """A host polls every 15 ms while its daemon is killed, stopped, and started again."""
-    house = House().start()
+    house = House(
+        "life.crash_pause_s=0"
+    ).start()  # killed again and again, it would wait for a word of its user
     dice = random.Random(seed)
     try:
         folder.mkdir(parents=True, exist_ok=True)
