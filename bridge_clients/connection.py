@@ -56,17 +56,46 @@ class Connection:
         """Whether it is reached over the network: no paths, no processes, nothing to start."""
         return self.endpoint.startswith("tcp://")
 
+    def resolved(self, timeout_s: float) -> Connection:
+        """The same with a number for the host's name. Raises E_UNREACHABLE when nobody knows it in time.
+
+        libzmq would look it up itself, in a thread that its own end waits for: a name server that does not
+        answer would hold a closing client for as long as it likes.
+        """
+        host, _, port = self.endpoint.removeprefix("tcp://").rpartition(":")
+        if not self.remote or host.replace(".", "").isdecimal():
+            return self
+        import socket
+        import threading
+
+        found: list[str] = []
+
+        def look() -> None:
+            with contextlib.suppress(OSError, UnicodeError):
+                found.append(str(socket.getaddrinfo(host, None, socket.AF_INET)[0][4][0]))
+
+        looking = threading.Thread(target=look, name="segue-name", daemon=True)
+        looking.start()
+        looking.join(timeout_s)
+        if not found:
+            raise SegueError(
+                "E_UNREACHABLE", f"The name {host} cannot be found in the network.", field="connection",
+                value=self.endpoint,
+            )  # fmt: skip
+        return dataclasses.replace(self, endpoint=f"tcp://{found[0]}:{port}")
+
     def unreachable(self) -> SegueError:
         """Why a daemon on the network gave no answer, as far as it can be told from here."""
         import socket
 
         host, _, port = self.endpoint.removeprefix("tcp://").rpartition(":")
+        named = self.tcp_endpoint or self.endpoint
         try:
             socket.create_connection((host, int(port)), 1.0).close()
         except (OSError, ValueError) as error:
-            said = f"No daemon listens at {self.endpoint} ({error})."
+            said = f"No daemon listens at {named} ({error})."
         else:
-            said = f"{self.endpoint} does not let this key in: it was revoked, or is for another daemon."
+            said = f"{named} does not let this key in: it was revoked, or is for another daemon."
         return SegueError("E_UNREACHABLE", said, field="connection", value=self.endpoint)
 
     def alive(self) -> bool:

@@ -99,7 +99,8 @@ class Starter:
         """
         deadline = time.monotonic() + timeout_s
         while self._key_file is not None:
-            link, hello = self._try_named(read_key_file(self._key_file), deadline)
+            named = read_key_file(self._key_file)
+            link, hello = self._try_named(named.resolved(_left_s(deadline, HELLO_S)), deadline)
             if hello is not None:
                 return link, hello
             link.close()
@@ -119,7 +120,7 @@ class Starter:
     def _try_named(self, connection: Connection, deadline: float) -> tuple[Link, HelloReply | None]:
         link = Link(connection, self._curve_keys)
         try:
-            hello = say_hello(link, self._name, max(0.05, min(HELLO_S, deadline - time.monotonic())))
+            hello = say_hello(link, self._name, _left_s(deadline, HELLO_S))
             if hello is not None and hello.protocol[0] != MAJOR:
                 raise other_major(hello)
         except BaseException:
@@ -212,6 +213,10 @@ class Starter:
             self._said = said
             if self._on_wait is not None:
                 self._on_wait(said)
+
+
+def _left_s(deadline: float, at_most_s: float) -> float:
+    return max(0.05, min(at_most_s, deadline - time.monotonic()))
 
 
 def _first_private(folders: Sequence[Path]) -> Path:

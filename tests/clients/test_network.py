@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,26 @@ def test_refusals_are_sentences_and_quick(house: House, key_file: Path, tmp_path
     with Client(connection=written(tmp_path / "keys.key", bad["no secret"]), curve_keys=(
         good["client_public_key"].encode(), good["client_secret_key"].encode())) as client:  # fmt: skip
         assert client.ping().ready
+
+
+def test_a_name_is_looked_up_within_the_callers_time(
+    house: House, key_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = json.loads(key_file.read_text())
+    port = good["endpoints"][0].rpartition(":")[2]
+    named = written(tmp_path / "named.key", {**good, "endpoints": [f"tcp://localhost:{port}"]})
+    with Client(connection=named) as client:
+        assert client.ping().ready
+
+    def never(*_: object) -> list[object]:
+        time.sleep(4.0)
+        raise OSError("no answer")
+
+    monkeypatch.setattr(socket, "getaddrinfo", never)
+    begun = time.monotonic()
+    with pytest.raises(SegueError, match="localhost"):
+        Client(connection=named, autostart=False, timeout_s=0.5)
+    assert time.monotonic() - begun < 2.0
 
 
 def test_a_revoked_client_learns_it_within_its_own_time(house: House, key_file: Path) -> None:

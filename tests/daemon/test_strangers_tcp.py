@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import socket
 import stat
 import subprocess
@@ -22,6 +23,7 @@ from zmq.utils.monitor import recv_monitor_message
 from daemon import config, tcp, zap
 from daemon.keys import AllowList
 from protocol import messages as m
+from protocol import replies
 from protocol.errors import SegueError
 from protocol.keys import AllowedClient, KeyFolder, is_key, new_token
 from tests.chaos import zmtp
@@ -370,6 +372,16 @@ def test_a_client_on_the_network_works_like_any_other(new_house: Callable[..., H
             assert 'segue_handshakes_refused_total{what="key"}' in text
     finally:
         house.close()
+
+
+def test_every_field_that_holds_a_path_is_known_to_the_filter() -> None:
+    """Whoever adds a path to an answer decides here what a client on another machine gets of it."""
+    source = Path(replies.__file__).read_text()
+    assert set(re.findall(r"^    (\w+): .*(?:_PATH|text\(4096\))", source, re.M)) == {
+        "executable",
+        "path",
+        "folder",
+    }
 
 
 # ---- files ----
