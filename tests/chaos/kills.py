@@ -236,19 +236,27 @@ class Lane:
         checker.judge_disk(jobs, self.house.state, report)
         self.house.start()  # once more: what was reconciled stays as it is
         line = Line(self.house.runtime)
+        again = Report("kills", self.seed)
         try:
-            checker.judge_list(jobs, line, report)
+            checker.judge_daemon(jobs, line, again)
+            checker.judge_list(jobs, line, again)
         finally:
             line.close()
+        report.broken += [f"after one more start: {sentence}" for sentence in again.broken]
         report.figures["jobs"] = len(jobs)
-        report.figures["points seen"] = len(self.seen)
-        report.figures["points killed at"] = len(self.hit)
         report.figures["slowest start s"] = round(self.slowest_start_s, 2)
 
 
-def run_lane(folder: Path, library: Path | None, number: int, seed: int, kills: int) -> Report:
+Points = set[tuple[str, str]]
+
+
+def run_lane(
+    folder: Path, library: Path | None, number: int, seed: int, kills: int
+) -> tuple[Report, Points, Points]:
+    """What came of it, the points that were seen, and those at which somebody was killed."""
     folder.mkdir(parents=True, exist_ok=True)
-    return Lane(folder, library, number, seed).run(kills)
+    lane = Lane(folder, library, number, seed)
+    return lane.run(kills), set(lane.seen), lane.hit
 
 
 def run(scale: Scale, seed: int, folder: Path) -> Report:
@@ -268,12 +276,19 @@ def run(scale: Scale, seed: int, folder: Path) -> Report:
             )
             for n in range(LANES)
         ]
+        seen: Points = set()
+        hit: Points = set()
         for lane in lanes:
-            found = lane.result()
+            found, there, killed = lane.result()
+            seen, hit = seen | there, hit | killed
             report.broken += found.broken
             for name, value in found.figures.items():
                 if name == "slowest start s":
                     report.figures[name] = max(value, report.figures.get(name, 0))
                 else:
                     report.count(name, value)
+    report.figures["points (before and after each call) that were seen"] = len(seen)
+    report.figures["points killed at"] = len(hit)
+    if not scale.ci:
+        report.figures["points never killed at"] = sorted(f"{when} {point}" for point, when in seen - hit)
     return report
