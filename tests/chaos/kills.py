@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -34,7 +35,9 @@ NEVER = (
     "queue.max_jobs=1000",
     "queue.max_per_session=1000",
 )
-FIRE_WITHIN_S = 0.7
+FIRE_WITHIN_S = 1.0
+WORK_WITHIN_S = 4.0
+LATELY = 4  # lives of the daemon: what was not called in them is hardly going to be
 SETTLE_S = 90.0
 
 
@@ -52,6 +55,8 @@ class Lane:
             self.house.hook |= self.shim.environment
         self.hosts: dict[str, int] = {}
         self.seen: Counter[tuple[str, str]] = Counter()  # (point, before or after) -> how often tried
+        self.lately: dict[str, int] = {}  # point -> the life of the daemon in which it was last seen
+        self.lives = 0
         self.hit: set[tuple[str, str]] = set()
         self.report = Report("kills", seed)
         self.slowest_start_s = 0.0
@@ -60,6 +65,7 @@ class Lane:
 
     def start_daemon(self) -> None:
         begun = time.monotonic()
+        self.lives += 1
         self.house.start()
         self.slowest_start_s = max(self.slowest_start_s, time.monotonic() - begun)
 
@@ -109,11 +115,35 @@ class Lane:
         if target == "host":
             self._kill_host()
         elif self.shim is not None and self.rng.random() < 0.7:
+            self._let_work()
             self._kill_at_point(target)
         else:
-            time.sleep(self.rng.uniform(0.02, 0.5))
+            self._let_work()
+            time.sleep(self.rng.uniform(0.02, 0.4))
             self._kill_now(target)
         self.report.count("kills")
+
+    def _let_work(self) -> None:
+        """Mostly something is made between two kills, however slow the machine is; sometimes nothing is."""
+        chunks = self.rng.choice((0, 1, 1, 2, 3, 5))
+        if self.shim is None:
+            time.sleep(self.rng.uniform(0.0, 0.8))
+            return
+        by = time.monotonic() + WORK_WITHIN_S
+        while chunks > 0 and time.monotonic() < by:
+            for call in self._calls():
+                chunks -= (call.role, call.call, shim.plain(call.name)) == ("worker", "sync", "spool/N/N.pcm")
+            time.sleep(0.005)
+
+    def _calls(self) -> list[shim.Call]:
+        """What was called lately; every point in it is remembered."""
+        assert self.shim is not None
+        found = self.shim.log()
+        for call in found:
+            self.lately[call.point] = self.lives
+            for when in ("before", "after"):
+                self.seen.setdefault((call.point, when), 0)
+        return found
 
     def _kill_host(self) -> None:
         name = self.rng.choice(list(self.hosts))
@@ -138,11 +168,12 @@ class Lane:
     def _kill_at_point(self, target: str) -> None:
         """Arm the least visited point that the log has shown; if nothing comes by, kill anyway."""
         assert self.shim is not None
-        for call in self.shim.log():
-            if call.role == target:
-                for when in ("before", "after"):
-                    self.seen.setdefault((call.point, when), 0)
-        points = [found for found in self.seen if found[0].startswith(target)]
+        self._calls()
+        points = [
+            found
+            for found in self.seen
+            if found[0].startswith(target) and self.lately[found[0]] >= self.lives - LATELY
+        ]
         if not points:
             self._kill_now(target)
             return
@@ -254,6 +285,7 @@ def run_lane(
     folder: Path, library: Path | None, number: int, seed: int, kills: int
 ) -> tuple[Report, Points, Points]:
     """What came of it, the points that were seen, and those at which somebody was killed."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
     folder.mkdir(parents=True, exist_ok=True)
     lane = Lane(folder, library, number, seed)
     return lane.run(kills), set(lane.seen), lane.hit
@@ -279,7 +311,12 @@ def run(scale: Scale, seed: int, folder: Path) -> Report:
         seen: Points = set()
         hit: Points = set()
         for lane in lanes:
-            found, there, killed = lane.result()
+            try:
+                found, there, killed = lane.result()
+            except BaseException:
+                for process in multiprocessing.active_children():
+                    process.terminate()
+                raise
             seen, hit = seen | there, hit | killed
             report.broken += found.broken
             for name, value in found.figures.items():

@@ -344,12 +344,12 @@ class Machine(RuleBasedStateMachine):
 
 
 def run(scale: Scale, seed: int, folder: Path) -> Report:
-    """25 examples in CI, 400 in a full run, of up to 30 steps, against the real process."""
+    """20 examples in CI, 200 in a full run, of up to 30 steps, against the real process."""
     report = Report("model", seed)
     world = World(folder, report)
     machine = type("Machine", (Machine,), {"world": world})
     configuration = settings(
-        max_examples=scale.pick(25, 400), stateful_step_count=30, deadline=None, print_blob=True,
+        max_examples=scale.pick(20, 200), stateful_step_count=30, deadline=None, print_blob=True,
         database=DirectoryBasedExampleDatabase(folder / "examples"),
         suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.shrink],
     )  # fmt: skip
