@@ -19,6 +19,7 @@ from typing import Any
 from bridge_clients.connection import Connection, chosen, find, read_key_file, runtime_folders
 from bridge_clients.core import Numbering, which
 from bridge_clients.link import Link
+from bridge_clients.supervised import start_command
 from protocol.build import build_id, code_root
 from protocol.errors import SegueError
 from protocol.framing import version_error
@@ -29,6 +30,8 @@ from protocol.requests import Hello
 START_LOCK = "start.lock"
 LOG_FILE = "start.log"
 HELLO_S = 2.0
+MANAGER_S = 5.0  # how long a service that was started may take to answer
+ALREADY_RUNNING = 3  # exit status of a daemon that found another one
 _PAUSE_S = 0.05
 
 Say = Callable[[str], None]
@@ -90,6 +93,7 @@ class Starter:
         self._curve_keys = curve_keys
         self._said = ""
         self._child: Any = None
+        self._ask_manager, self._asked_manager = True, False
 
     def reach(self, timeout_s: float, *, patient: bool = False) -> tuple[Link, HelloReply]:
         """A link to a daemon that has answered hello.
@@ -149,6 +153,7 @@ class Starter:
             self._pause(deadline, said if silent > 1 else self._said)
 
     def _start_one(self, deadline: float) -> tuple[Link, HelloReply]:
+        self._ask_manager, self._asked_manager = True, False
         folder = _first_private([self._folder] if self._folder is not None else runtime_folders())
         with _lock(
             folder / START_LOCK, deadline, lambda: self._pause(deadline, "Another program is starting it.")
@@ -163,6 +168,15 @@ class Starter:
                     self._child = self._spawn(folder)
                 elif self._child.poll() is not None:
                     status, self._child = self._child.returncode, None
+                    if self._asked_manager:
+                        self._asked_manager = False
+                        found = self._started_by_manager(deadline) if status == 0 else None
+                        if found is not None:
+                            return found
+                        continue  # then one is started from here
+                    if status == ALREADY_RUNNING and "does not answer" not in _last_line(folder / LOG_FILE):
+                        self._pause(deadline, "Another daemon is starting or ending.")
+                        continue
                     raise SegueError(
                         "E_UNREACHABLE",
                         f"The daemon ended while starting (status {status}): {_last_line(folder / LOG_FILE)}",
@@ -170,6 +184,15 @@ class Starter:
                         retry="never",
                     )
                 self._pause(deadline, "Waiting for the daemon to answer.")
+
+    def _started_by_manager(self, deadline: float) -> tuple[Link, HelloReply] | None:
+        by = min(deadline, time.monotonic() + MANAGER_S)
+        while time.monotonic() < by:
+            found = self._try(deadline)
+            if found is not None:
+                return found
+            self._pause(deadline, "Waiting for the daemon to answer.")
+        return None
 
     def _spawn(self, folder: Path) -> Any:
         import subprocess
@@ -183,6 +206,11 @@ class Starter:
             environment["SEGUE_RUNTIME"] = str(folder)
         # -P: the folder the user happens to stand in must not be able to offer a package called "daemon"
         command = self._command or [sys.executable, "-P", "-m", "daemon", "serve"]
+        if self._ask_manager and self._command is None and self._folder is None:
+            self._ask_manager = False
+            service = start_command()
+            if service is not None:
+                command, self._asked_manager = service, True
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
         log = os.open(folder / LOG_FILE, flags, 0o600)
         try:

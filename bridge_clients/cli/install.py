@@ -20,6 +20,7 @@ from bridge_clients.cli import units
 from bridge_clients.cli.children import python_command
 from bridge_clients.cli.exits import DONE, UNREACHABLE
 from bridge_clients.cli.showing import json_line, say
+from bridge_clients.supervised import AGENT_LABEL, UNIT_NAME, agent_path, unit_path
 from protocol.build import code_root
 from protocol.errors import SegueError
 
@@ -58,13 +59,10 @@ def place(platform: str = sys.platform) -> Place:
     """Where and what, for the system this runs on. Raises E_ARGUMENT where there is no such thing."""
     start = _start()
     if platform.startswith("linux"):
-        chosen = os.environ.get("XDG_CONFIG_HOME", "")
-        config = Path(chosen) if os.path.isabs(chosen) else Path.home() / ".config"
-        return Place("systemd", config / "systemd" / "user" / units.UNIT_NAME, units.systemd_unit(start))
+        return Place("systemd", unit_path(), units.systemd_unit(start))
     if platform == "darwin":
         log = Path.home() / "Library" / "Logs" / "segue" / "segued.err"
-        folder = Path.home() / "Library" / "LaunchAgents"
-        return Place("launchd", folder / f"{units.AGENT_LABEL}.plist", units.launchd_agent(start, log))
+        return Place("launchd", agent_path(), units.launchd_agent(start, log))
     raise SegueError(
         "E_ARGUMENT",
         f"Only systemd and launchd can start Segue; this is {platform}. segue serve starts it by hand.",
@@ -169,15 +167,15 @@ def _enable(found: Place, *, start: bool) -> list[str]:
         _call(["launchctl", "bootout", _target()])  # an older one, if there is any
         done, answer = _call(["launchctl", "bootstrap", f"gui/{os.getuid()}", str(found.path)])
         return ["Segue runs now, and with every login." if done else f"launchctl said: {answer}"]
-    for words in (["daemon-reload"], ["enable", units.UNIT_NAME]):
+    for words in (["daemon-reload"], ["enable", UNIT_NAME]):
         done, answer = _call(["systemctl", "--user", *words])
         if not done:
             return [f"systemctl --user {' '.join(words)} said: {answer}"]
     if not start:
         return ["Segue starts with every login."]
-    done, answer = _call(["systemctl", "--user", "restart", units.UNIT_NAME])
+    done, answer = _call(["systemctl", "--user", "restart", UNIT_NAME])
     if not done:
-        return [f"systemctl --user restart {units.UNIT_NAME} said: {answer}"]
+        return [f"systemctl --user restart {UNIT_NAME} said: {answer}"]
     return ["Segue runs now, and with every login. segue service remove undoes this."]
 
 
@@ -189,7 +187,7 @@ def _remove(found: Place, args: Any) -> int:
     problem = _no_manager(found)
     there = found.installed
     if problem is None and found.manager == "systemd":
-        done, answer = _call(["systemctl", "--user", "disable", "--now", units.UNIT_NAME])
+        done, answer = _call(["systemctl", "--user", "disable", "--now", UNIT_NAME])
         if done:
             said.append("The service is stopped and no longer starts with a login.")
         elif there:
@@ -231,9 +229,7 @@ def state(found: Place, patience_s: float = _PATIENCE_S) -> dict[str, Any]:
     }
     if problem is None and found.manager == "systemd":
         names = "LoadState,ActiveState,SubState,MainPID,NRestarts,UnitFileState,Result"
-        done, words = _call(
-            ["systemctl", "--user", "show", units.UNIT_NAME, f"--property={names}"], patience_s
-        )
+        done, words = _call(["systemctl", "--user", "show", UNIT_NAME, f"--property={names}"], patience_s)
         shown = dict(line.split("=", 1) for line in words.splitlines() if "=" in line) if done else {}
         told |= {
             "active": shown.get("ActiveState"),
@@ -290,7 +286,7 @@ def _no_manager(found: Place, patience_s: float = _PATIENCE_S) -> str | None:
 
 
 def _target() -> str:
-    return f"gui/{os.getuid()}/{units.AGENT_LABEL}"
+    return f"gui/{os.getuid()}/{AGENT_LABEL}"
 
 
 def _call(command: list[str], patience_s: float = _PATIENCE_S) -> tuple[bool, str]:

@@ -10,9 +10,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-UNIT_NAME = "segue.service"
-AGENT_LABEL = "org.segue-daw.segued"
+from bridge_clients.supervised import AGENT_LABEL, quoted
+
 ALREADY_RUNNING, BAD_CONFIGURATION = 3, 2  # exit statuses of the daemon that no restart would heal
+_NOT_IN_A_PROGRAM = set("\"'\\") | set(map(chr, range(32)))  # systemd refuses them in the name of a program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +26,14 @@ class Start:
 
 def systemd_unit(start: Start) -> str:
     """The user unit. Raises ValueError for what no unit can hold."""
+    if any("\0" in word for word in (*start.command, *start.environment.values())):
+        raise ValueError("a unit cannot hold a zero byte")
     own_runtime = "SEGUE_RUNTIME" in start.environment
     command = list(start.command)
     if set(command[0]) & _NOT_IN_A_PROGRAM:
         command = ["/bin/sh", "-c", 'exec "$0" "$@"', *command]
     # ':' before the program: a $ stays a $
-    words = " ".join([_quoted(":" + command[0]), *map(_quoted, command[1:])])
+    words = " ".join([quoted(":" + command[0]), *map(quoted, command[1:])])
     lines = [
         "[Unit]",
         "Description=Segue: continues the music that a DAW hands it",
@@ -40,7 +43,7 @@ def systemd_unit(start: Start) -> str:
         "[Service]",
         "Type=notify",
         f"ExecStart={words}",
-        *(f"Environment={_quoted(f'{name}={value}')}" for name, value in sorted(start.environment.items())),
+        *(f"Environment={quoted(f'{name}={value}')}" for name, value in sorted(start.environment.items())),
         *([] if own_runtime else ["RuntimeDirectory=segue", "RuntimeDirectoryMode=0700"]),
         # clients keep their start lock there: the folder stays when the daemon ends
         *([] if own_runtime else ["RuntimeDirectoryPreserve=yes"]),
@@ -80,14 +83,3 @@ def launchd_agent(start: Start, log: Path) -> str:
         "StandardErrorPath": str(log),
     }
     return plistlib.dumps(agent, sort_keys=False).decode("utf-8")
-
-
-_NOT_IN_A_PROGRAM = set("\"'\\") | set(map(chr, range(32)))  # systemd refuses them in the name of a program
-_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r", "%": "%%"}
-
-
-def _quoted(word: str) -> str:
-    """A word as systemd reads it back: quoted, with its own escapes, and no specifiers."""
-    if "\0" in word:
-        raise ValueError(f"{word!r} cannot stand in a unit")
-    return '"' + "".join(_ESCAPES.get(letter, letter) for letter in word) + '"'

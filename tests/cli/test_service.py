@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge_clients import supervised
 from bridge_clients.cli import install, units
 from bridge_clients.cli.main import main
 from tests.cli.conftest import ROOT
@@ -116,7 +117,7 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path, monkeypatch: 
         program.parent.mkdir()
         shutil.copy("/bin/true", program)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    unit = tmp_path / units.UNIT_NAME
+    unit = tmp_path / supervised.UNIT_NAME
 
     def verify(start: units.Start) -> str:
         unit.write_text(units.systemd_unit(start))
@@ -140,7 +141,7 @@ def test_the_agent_is_a_property_list(tmp_path: Path) -> None:
     assert agent["ProgramArguments"] == [f"/{ODD}/python", "-m", "daemon"]
     assert agent["EnvironmentVariables"] == {"SEGUE_STATE": f"/{ODD} <&>"}
     assert agent["KeepAlive"] == {"SuccessfulExit": False} and agent["RunAtLoad"] is True
-    assert agent["Umask"] == 63 and agent["Label"] == units.AGENT_LABEL
+    assert agent["Umask"] == 63 and agent["Label"] == supervised.AGENT_LABEL
 
 
 def test_on_a_mac_the_agent_goes_to_the_users_own_folder(
@@ -151,8 +152,8 @@ def test_on_a_mac_the_agent_goes_to_the_users_own_folder(
     mac = install.place("darwin")
     monkeypatch.setattr(install, "place", lambda platform="darwin": mac)
     assert "launchctl is not to be found" in said(capsys, "install")
-    path = sandbox / "Library/LaunchAgents" / f"{units.AGENT_LABEL}.plist"
-    assert plistlib.loads(path.read_bytes())["Label"] == units.AGENT_LABEL
+    path = sandbox / "Library/LaunchAgents" / f"{supervised.AGENT_LABEL}.plist"
+    assert plistlib.loads(path.read_bytes())["Label"] == supervised.AGENT_LABEL
     assert "is removed" in said(capsys, "remove") and not path.exists()
 
 
@@ -208,6 +209,20 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(
     (config / "systemd").write_text("in the way")
     assert main(["service", "install"]) == 2
     assert "segue.service cannot be written" in capsys.readouterr().err
+
+
+def test_a_client_asks_the_service_manager_only_for_its_own_folders(
+    sandbox: Path, monkeypatch: pytest.MonkeyPatch, config: Path
+) -> None:
+    manager(sandbox, {})
+    assert supervised.start_command("linux") is None
+    assert main(["service", "install"]) == 0
+    assert supervised.start_command("linux") == ["systemctl", "--user", "start", "segue.service"]
+    monkeypatch.setenv("SEGUE_STATE", str(sandbox / "other"))
+    assert supervised.start_command("linux") is None
+    monkeypatch.delenv("SEGUE_STATE")
+    assert supervised.start_command("linux") is None
+    assert supervised.start_command("win32") is None
 
 
 # ---- the real thing ----
@@ -288,6 +303,8 @@ def test_under_a_real_systemd_it_comes_back_and_a_hang_is_ended(systemd: Path) -
     status = json.loads(segue("status", "--json"))
     assert (status["pid"], status["supervisor"]) == (first, "systemd")
     os.kill(first, signal.SIGKILL)
+    # A host that asks before systemd has started it again does not start one beside it.
+    assert "There are no takes yet" in segue("takes")
     second = another_than(first, 15)
     assert json.loads(segue("status", "--json"))["pid"] == second
     # a loop that hangs: the watchdog's 20 s, shortened for the test
