@@ -157,9 +157,11 @@ class AsyncClient:
                 if timeout_s is None:
                     deadline = time.monotonic() + allowed_s
             number, frames = self._numbering.frames(request, connection.token)
-            answer_by = min(deadline, time.monotonic() + core.attempt_s(request))
+            begun = time.monotonic()
+            answer_by = min(deadline, begun + core.attempt_s(request))
             answer = await self._exchange(connection, frames, answer_by)
             if answer is None:
+                deadline += core.away_s(answer_by - begun, time.monotonic() - begun)
                 if time.monotonic() >= deadline:
                     raise core.unanswered(request, allowed_s)
                 continue

@@ -46,6 +46,7 @@ ANSWER_S = 0.1
 """How long an answer may be under way, where a caller's time is short."""
 PATIENCE_S = {"models": 22.0, "pause": 18.0, "submit": 8.0, "retake": 8.0, "metrics": 5.0}
 """Ops whose answer may take longer: the daemon ends or asks other processes, or takes in audio."""
+AWAY_S = 2.0
 MAX_LOST = 4
 """How often a daemon may end over one and the same question."""
 
@@ -77,6 +78,13 @@ def attempt_s(request: Request) -> float:
 def allowed_s(request: Request, timeout_s: float) -> float:
     """The whole time for a request, where the caller gave none: the client's own, or two attempts."""
     return max(timeout_s, attempt_s(request) + PATIENCE_S.get(request.op, ATTEMPT_S))
+
+
+def away_s(given_s: float, took_s: float) -> float:
+    """How long this process was stopped while it waited, in seconds: that was not the daemon's time. What a
+    busy machine makes a wait longer does not count.
+    """
+    return took_s - given_s if took_s - given_s > AWAY_S else 0.0
 
 
 def pause_before_retry(error: SegueError, damaged: int, autostart: bool) -> float | None:

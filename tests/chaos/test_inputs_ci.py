@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +23,7 @@ from daemon.upkeep import Upkeep
 from protocol import messages as m
 from protocol.errors import SegueError
 from tests.chaos.watch import counted
-from tests.daemon.house import House, Wire, submit
+from tests.daemon.house import ROOT, House, Wire, submit
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +159,36 @@ def test_one_answer_carries_a_megabyte_at_most(wire: Wire) -> None:
         assert 0 < len(piece.data) <= ANSWER_BYTES
         got, size = got + len(piece.data), piece.total_bytes
     assert got == size
+
+
+_WAITS = """
+import sys
+from bridge_clients.client import Client
+from protocol import messages as m
+with Client(autostart=False, folder=sys.argv[1]) as client:
+    print("ready", flush=True)
+    reply = client.request(m.Next(job=sys.argv[2], after=1_000, wait_ms=600), 1.5)
+print(reply.state, flush=True)
+"""
+
+
+def test_a_client_that_was_stopped_still_has_its_time(house: House, wire: Wire) -> None:
+    """stuck, seed 2001: a client that slept for 11 s in the middle of a question woke up to E_TIMEOUT."""
+    wire.ask(m.Pause())
+    job = wire.ask(submit(0.2)).job
+    client = subprocess.Popen(
+        [sys.executable, "-c", _WAITS, str(house.runtime), job], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+    )  # fmt: skip
+    try:
+        assert client.stdout is not None and client.stdout.readline() == "ready\n"
+        time.sleep(0.1)
+        os.kill(client.pid, signal.SIGSTOP)
+        time.sleep(7.0)  # longer than the heartbeat: its connection is gone
+        os.kill(client.pid, signal.SIGCONT)
+        assert client.stdout.readline() == "queued\n"
+    finally:
+        client.kill()
+        client.wait()
+        wire.ask(m.Cancel(job=job))
+        wire.ask(m.Resume())
