@@ -166,6 +166,8 @@ class JobBook:
 
     def fail(self, job: Job, error: SegueError) -> None:
         error.job = str(job.id)
+        if error.retry != "never":  # what could be sent again as it is has failed for good under this key
+            error.retry = "new_key"
         self._finish(job, rows.FAILED, NewEvent("failed", {"error": error.to_map()}))
 
     def cancel(self, job: Job, why: str = "") -> None:

@@ -128,6 +128,8 @@ class Bench:
         for told in [found for found in script.told.values() if not found.forgot]:
             ended = script.follow(told)
             self.report.count(f"accepted jobs {ended} in the end")
+            if ended == "failed" and isinstance(self.disk, Mounted):  # the other counts in whole blocks
+                script.broken(f"job {told.job} was accepted, so its space was held, and it failed")
             if ended == "done":
                 script.fetch(told)
         refused = len(script.refused)

@@ -82,6 +82,8 @@ class Script:
                     self._compare(told, event)
                     if until == "audio":
                         return "running"
+                if isinstance(event, m.Failed) and event.error.retry not in ("never", "new_key"):
+                    self.broken(f"job {told.job} failed for good and says retry {event.error.retry}")
                 if event.final:
                     if isinstance(event, m.Failed) and event.error.code not in TYPED:
                         self.broken(f"job {told.job} failed with {event.error.code}: {event.error.message}")
