@@ -73,7 +73,7 @@ class Past:
             chunks = [placed for placed in found.chunks if placed.place < entry["end"]]
             if found.sound_bytes < entry["end"] or len(chunks) != entry["chunks"]:
                 raise ResumeRefused("the tokens made before were damaged on the disk")
-            parts += found.frames
+            parts = found.frames  # each attempt tells its tokens from the first on: the last knows most
             for placed in chunks:
                 key = placed.chunk.variation, placed.chunk.stem
                 self._due.setdefault(key, deque()).append((reader, placed))

@@ -4,6 +4,7 @@ files.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import zlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -25,80 +26,13 @@ from daemon.workers.render import (
     model_frames,
     to_model,
     trimmed_frames,
-    with_channels,
 )
-from protocol.audio import SAMPLE_BYTES, AudioFormat
+from daemon.workers.sounds import Sounds, context
 from protocol.build import build_id
 from protocol.submit import Submit
 
 _NEARLY = 0.8  # of a chunk is enough: a resampler gives now a little less, now a little more
 _MAX_CHUNK_FRAMES = 262_144  # two channels of float32 stay below half a wire frame
-
-
-def decoded(data: bytes | memoryview, audio: AudioFormat) -> Samples:
-    """Interleaved bytes of the wire as float32 [channels, n]; full scale is 1.0."""
-    if audio.format == "f32le":
-        flat = np.frombuffer(data, "<f4")
-    elif audio.format == "s16le":
-        flat = np.frombuffer(data, "<i2").astype(np.float32) / 2**15
-    else:
-        triples = np.frombuffer(data, np.uint8).reshape(-1, SAMPLE_BYTES["s24le"])
-        wide = np.zeros((triples.shape[0], 4), np.uint8)
-        wide[:, 1:] = triples
-        flat = (wide.view("<i4")[:, 0] >> 8).astype(np.float32) / 2**23
-    return np.ascontiguousarray(flat.reshape(-1, audio.channels).T, dtype=np.float32)
-
-
-class Sounds:
-    """The request's audio, decoded and joined by role and track."""
-
-    def __init__(self, folder: Path, spec: dict[str, Any]) -> None:
-        """Raises E_TAKE_DAMAGED when the stored bytes are not those that came."""
-        self._parts: dict[tuple[str, int | None], list[tuple[AudioFormat, Samples]]] = {}
-        data = memoryview((folder / takes.INPUT_NAME).read_bytes())
-        formats = [AudioFormat.from_map(entry) for entry in spec["audio"]]
-        if zlib.crc32(data) != spec["crc"] or data.nbytes != sum(found.total_bytes for found in formats):
-            raise PlayerError("E_TAKE_DAMAGED", "The selection was damaged on the disk; submit it again.")
-        at = 0
-        for audio in formats:
-            part = decoded(data[at : at + audio.total_bytes], audio)
-            self._parts.setdefault((audio.role or "prompt", audio.track), []).append((audio, part))
-            at += audio.total_bytes
-
-    def of(self, role: str) -> list[tuple[AudioFormat, Samples]]:
-        """(description of the first part, all samples) per track of a role."""
-        return [
-            (parts[0][0], np.concatenate([samples for _, samples in parts], axis=1))
-            for (found, _), parts in self._parts.items()
-            if found == role
-        ]
-
-
-def _context(
-    sounds: Sounds, submit: Submit, facts: ModelFacts, prompt_frames: int, whole_prompt_frames: int
-) -> Samples | None:
-    """Other tracks and what follows, mixed to the model's channels; its sample 0 is the prompt's, at the
-    model's rate.
-    """
-    placed: list[tuple[int, Samples]] = []
-    for role in ("context", "following"):
-        for audio, samples in sounds.of(role):
-            if audio.position is not None:
-                start = round(audio.position * facts.rate / audio.rate)
-            elif role == "following":
-                start = round(submit.length_frames * facts.rate / submit.host_rate_hz)
-            else:
-                start = -whole_prompt_frames
-            placed.append((start + prompt_frames, to_model(samples, audio.rate, facts)))
-    length = max((start + samples.shape[1] for start, samples in placed), default=0)
-    if length <= 0:
-        return None
-    mixed = np.zeros((facts.channels, length), np.float32)
-    for start, samples in placed:
-        skipped = max(0, -start)
-        kept = samples[:, skipped:]
-        mixed[:, start + skipped : start + skipped + kept.shape[1]] += kept
-    return mixed
 
 
 class Stopped(Exception):
@@ -135,11 +69,7 @@ class Rendering:
         identity = identify(self.order)
         if identity is not None:
             identity |= {"build": build_id(), "request": zlib.crc32(msgpack.packb(self._spec))}
-        self._past = None
-        if message.get("resume"):
-            self._past = Past(self._spool_folder, message["resume"], identity)
-            self._chunk_s = self._past.chunk_s or self._chunk_s
-            self.order = replace(self.order, chunk_frames=self._chunk_frames())
+        self._open(message.get("resume") or (), identity)
         host = HostShape(
             self._rate, self._channels, self._frames, round(submit.handle_ms * self._rate / 1000)
         )
@@ -147,15 +77,27 @@ class Rendering:
             VariationRender(facts, host, facts.stems, self._wanted, self._prompt, submit.level == "match")
             for _ in range(submit.variations)
         ]
-        self._spool = takes.SpoolWriter(self._spool_folder / f"{self.attempt}.pcm")
-        if identity is not None:
-            self._spool.append_note(identity_note({**identity, "chunk_s": self._chunk_s}))
         self._placed: dict[tuple[int, str], list[tuple[takes.SpoolWriter | SpoolReader, takes.Placed]]] = {}
         self._back: list[takes.Placed] = []  # new chunks, until all that was announced has come again
         self._held: dict[tuple[int, str], list[tuple[int, Samples]]] = {}
         self._made: dict[tuple[int, str], int] = {}
         self._begun = time.monotonic()
         self.first_audio_s: float | None = None
+
+    def _open(self, announced: Sequence[dict[str, Any]], identity: dict[str, Any] | None) -> None:
+        """The files of earlier attempts and this one's."""
+        self._past: Past | None = None
+        with contextlib.ExitStack() as undo:
+            if announced:
+                self._past = Past(self._spool_folder, announced, identity)
+                undo.callback(self._past.close)
+                self._chunk_s = self._past.chunk_s or self._chunk_s  # chunks are cut as they were
+                self.order = replace(self.order, chunk_frames=self._chunk_frames())
+            self._spool = takes.SpoolWriter(self._spool_folder / f"{self.attempt}.pcm")
+            undo.callback(self._spool.close)
+            if identity is not None:
+                self._spool.append_note(identity_note({**identity, "chunk_s": self._chunk_s}))
+            undo.pop_all()
 
     def _stems(self, submit: Submit) -> tuple[str, ...]:
         possible = (*self._facts.stems, *(() if "mix" in self._facts.stems else ("mix",)))
@@ -183,9 +125,9 @@ class Rendering:
         whole = prompt_frames
         for audio, _ in sounds.of("prompt")[:1] if submit.mode == "continue" else ():
             whole = round(self._spec["prompt_frames"] * facts.rate / audio.rate)
-        context = _context(sounds, submit, facts, prompt_frames, whole)
+        heard = context(sounds, submit, facts, prompt_frames, whole)
         given = {
-            "context": context is not None,
+            "context": heard is not None,
             "transport": submit.tempo_map is not None,
             "harmony": submit.harmony is not None,
             "description": bool(submit.text),
@@ -197,7 +139,7 @@ class Rendering:
             mode=submit.mode,
             frames=model_frames(HostShape(self._rate, self._channels, self._frames, None), facts),
             prompt=prompt,
-            context=context if "context" in facts.conditions else None,
+            context=heard if "context" in facts.conditions else None,
             text=submit.text or None,
             negative_text=submit.negative_text or None,
             seed=int(self._spec["seed"]),
@@ -403,4 +345,4 @@ def _hex(value: bytes | None) -> str | None:
     return value.hex() if value else None
 
 
-__all__ = ["Rendering", "Sounds", "Stopped", "decoded", "with_channels"]
+__all__ = ["Rendering", "Stopped"]
