@@ -144,7 +144,10 @@ class Ladder:
         took_s, limit_s = now_s - worker.started_s, self._limits.load_timeout_s
         if took_s > limit_s:
             return Verdict("terminate", "load", f"loading took over {limit_s:g} s")
-        frozen_s = min(max(FROZEN_LOAD_S, self._limits.stall_s), limit_s)
+        seen = self._look(worker.pid)
+        stopped = seen is not None and seen.stopped  # that is no slow disk
+        frozen_s = self._limits.stall_s if stopped else max(FROZEN_LOAD_S, self._limits.stall_s)
+        frozen_s = min(frozen_s, limit_s)
         if took_s > frozen_s / 2 and not self._works(worker, now_s, frozen_s):
             return Verdict("terminate", "stall", "loading stood still")
         return None

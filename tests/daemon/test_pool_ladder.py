@@ -149,6 +149,10 @@ def test_loading_has_a_limit_and_must_be_alive(ladder: Ladder, kernel: _Kernel) 
     frozen = _worker("loading", pid=2)
     found = [now for now in range(100) if _judge(ladder, frozen, now)]
     assert 30 <= found[0] < 40
+    kernel.stopped = True
+    stopped = _worker("loading", pid=3)
+    found = [now for now in range(100) if _judge(ladder, stopped, now)]
+    assert 10 <= found[0] < 20
 
 
 def test_the_kernel_tells_who_computes_and_who_is_stopped() -> None:
