@@ -68,7 +68,8 @@ class Endings:
         cramped = _is_memory(worker)
         if not asked and not worker.slept and not cramped:
             self._rest.died(worker.model, now_s, self._cause(worker, status))
-        roomier = cramped and (self._make_way(worker) or len(worker.aboard) > 1)
+        if cramped:
+            self._make_way(worker)
         for job_id, attempt in list(worker.aboard.items()):
             job = self._book.active.get(job_id)
             if job is None or job.state != rows.RUNNING or job.attempt != attempt:
@@ -81,7 +82,7 @@ class Endings:
             elif worker.slept:
                 self._book.requeue(job, "the device was lost while the machine slept", forgiven=True)
             elif cramped:
-                self._out_of_memory(job, SegueError.from_map(worker.broken), roomier=roomier)
+                self._out_of_memory(job, SegueError.from_map(worker.broken), roomier=True)
             else:
                 self._strike(job, worker, self._cause(worker, status))
         many = self._rest.lately(worker.model, now_s) >= self._settings.worker.attempts
@@ -105,8 +106,8 @@ class Endings:
             self._book.fail(job, _copy(error))
 
     def _out_of_memory(self, job: Job, error: SegueError, *, roomier: bool) -> None:
-        """Once more, alone, if that gives it more room; memory that was not enough for the job alone will not
-        be enough the next time either.
+        """Once more, alone, if that gives it more room: neighbours, idle models or a worker with its memory in
+        pieces are gone then. What is not enough after that never will be.
         """
         if roomier and not job.memory_retries:
             job.memory_retries += 1
