@@ -106,7 +106,7 @@ class Endings:
             self._book.fail(job, _copy(error))
 
     def _out_of_memory(self, job: Job, error: SegueError, *, roomier: bool) -> None:
-        """Once more, alone, if that gives it more room: neighbours, idle models or a worker with its memory in
+        """Once more, alone, if that gives it more room: neighbours, idle models or a worker of memory in
         pieces are gone then. What is not enough after that never will be.
         """
         if roomier and not job.memory_retries:
