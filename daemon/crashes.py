@@ -38,8 +38,7 @@ def note_start(journal: Journal, running: Sequence[int], within_s: float) -> str
         f"Segue ended twice within {within_s:g} s while job {names} was under way. It waits: cancel that job,"
         " or resume to try it again."
     )
-    journal.set_fact("notice", said)
-    journal.set_fact("paused", "1")
+    journal.set_facts({"notice": said, "paused": "1"})
     return said
 
 

@@ -143,6 +143,7 @@ class Intake:
         self._todo.put(None)
         self._thread.join(5.0)
         self.turn()
+        self._takes.sweeper.close()
 
     def _begin(self, steps: _Steps) -> Arrival:
         arrival = Arrival(steps, lambda which, work: self._todo.put((which, work)))
@@ -211,10 +212,43 @@ class Intake:
         per_voice = (spec["frames"] + handle_frames(spec)) * spec["channels"] * SAMPLE_BYTES
         inputs = sum(AudioFormat.from_map(entry).total_bytes for entry in spec["audio"])
         need = need_bytes(per_voice * submit.variations * admission.voices(submit), inputs)
-        promised = sum(other.need_bytes for other in self._book.active.values())
-        self._takes.space.check(need, promised + sum(other.need_bytes for other in self.coming.values()))
+        self.coming[submit.key] = Coming(turn, need)
+        try:
+            if self._takes.sweeper.busy and not self._fits(need):
+                yield self._takes.sweeper.wait  # what was forgotten a moment ago makes room
+            row = yield from self._write(submit, spec, need, inputs, store)
+        finally:
+            del self.coming[submit.key]
+        self._book.welcome(row)
+        told = {"job": row.id, "model": model, "frames": spec["frames"], "variations": submit.variations}
+        _LOG.info("job accepted", extra=told | ({"text": submit.text} if self._settings.log.texts else {}))
+        return row
+
+    def _fits(self, need: int) -> bool:
+        try:
+            self._check_space(need)
+        except SegueError:
+            return False
+        return True
+
+    def _check_space(self, need: int) -> None:
+        """`need` is among what is coming already."""
+        promised = [*(job.need_bytes for job in self._book.active.values())]
+        promised += [other.need_bytes for other in self.coming.values()]
+        self._takes.space.check(need, sum(promised) - need)
+
+    def _write(
+        self,
+        submit: Submit,
+        spec: dict[str, Any],
+        need: int,
+        inputs: int,
+        store: Callable[[int], tuple[bytes, int]],
+    ) -> Generator[Callable[[], Any], Any, JobRow]:
+        """Folder, space, record, commit; when one of them fails there is nothing."""
+        self._check_space(need)
         job, self._next_id = self._next_id, self._next_id + 1
-        position = len(self._book.queued()) + len(self.coming)
+        position = len(self._book.queued()) + len(self.coming) - 1
 
         def write() -> tuple[JobRow, EventRow]:
             digest, crc = store(job)
@@ -222,7 +256,8 @@ class Intake:
             now_ns = time.time_ns()
             row = JobRow(
                 id=job, key=submit.key, digest=digest, session=submit.session or b"",
-                project=submit.project or "", priority=submit.priority, model=model, spec=spec | {"crc": crc},
+                project=submit.project or "", priority=submit.priority, model=spec["model"],
+                spec=spec | {"crc": crc},
                 state="queued", attempt=0, strikes=0, last_seq=1, void_seq=0, need_bytes=need,
                 created_ns=now_ns,
             ).sealed()  # fmt: skip
@@ -231,7 +266,6 @@ class Intake:
             self._takes.sync_spool(job)
             return row, accepted
 
-        self.coming[submit.key] = Coming(turn, need)
         try:
             row, accepted = yield write
             self._journal.create(row, accepted)
@@ -240,11 +274,6 @@ class Intake:
                 self._journal.records.remove(job)
             self._takes.drop_spool(job)
             raise
-        finally:
-            del self.coming[submit.key]
-        self._book.welcome(row)
-        told = {"job": row.id, "model": model, "frames": spec["frames"], "variations": submit.variations}
-        _LOG.info("job accepted", extra=told | ({"text": submit.text} if self._settings.log.texts else {}))
         return row
 
 

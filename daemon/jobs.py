@@ -19,8 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from daemon import history, tokens
 from daemon import journal as rows
-from daemon import tokens
 from daemon.config import Settings
 from daemon.disk import StorageError
 from daemon.job import UNSETTLED, Job, Progress
@@ -70,8 +70,9 @@ class JobBook:
             row.last_seq, row.need_bytes, now_s, None if deadline_ms is None else now_s + deadline_ms / 1000,
         )  # fmt: skip
         job.progress.stamp_s = now_s
-        job.void_attempts = self._journal.void_attempts(row)
-        job.progress.step, job.progress.steps, job.progress.samples = self._journal.reached(row)
+        job.void_attempts = history.void_attempts(self._journal, row)
+        progress = job.progress
+        progress.step, progress.steps, progress.samples = history.reached(self._journal, row)
         self.active[row.id] = job
         return job
 
@@ -119,9 +120,9 @@ class JobBook:
         job.last_seq = made[-1].seq
         self.listener(job.id)
 
-    def to_go_on_from(self, job: Job) -> list[rows.Announced]:
+    def to_go_on_from(self, job: Job) -> list[history.Announced]:
         """The attempts whose audio counts, for the next one to continue; none before the first audio."""
-        return self._journal.announced(job.id)
+        return history.announced(self._journal, job.id)
 
     def can_go_on(self, job: Job) -> bool:
         """Whether the next attempt could continue this one to the bit; raises `StorageError`."""

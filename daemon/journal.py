@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import logging
 import sqlite3
 import time
@@ -31,7 +30,6 @@ from daemon.rows import (
     FORGOTTEN,
     QUEUED,
     RUNNING,
-    Announced,
     EventRow,
     JobRow,
     NewEvent,
@@ -46,10 +44,11 @@ from daemon.space import free_bad_times
 from protocol.errors import SegueError
 
 __all__ = [
-    "CANCELLED", "DONE", "FAILED", "FINAL", "FORGOTTEN", "QUEUED", "RUNNING", "SCHEMA_VERSION", "Announced",
-    "EventRow", "JobRow", "Journal", "JournalDamaged", "NewEvent", "pack", "unpack",
+    "CANCELLED", "DONE", "FAILED", "FINAL", "FORGOTTEN", "QUEUED", "RUNNING", "SCHEMA_VERSION", "EventRow",
+    "JobRow", "Journal", "JournalDamaged", "NewEvent", "pack", "unpack",
 ]  # fmt: skip
 
+_LAST_CHANGE = "last_change"  # a fact about the facts: how many changes there were
 _LOG = logging.getLogger("segue.journal")
 
 
@@ -108,17 +107,18 @@ class Journal:
             _LOG.error("the journal is damaged", extra={"path": str(self.path)}, exc_info=error)
         return storage_error(error)
 
-    def _all(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    def query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Rows as they are stored, checksums untested."""
         try:
             return self._db.execute(sql, values).fetchall()
         except sqlite3.Error as error:
             raise self._fault(error) from error
 
     def _one(self, sql: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
-        found = self._all(sql, values)
+        found = self.query(sql, values)
         return found[0] if found else None
 
-    def _urgently(self, change: Callable[[sqlite3.Connection], None]) -> None:
+    def _urgently(self, change: Callable[[sqlite3.Connection], tuple[int, int] | None]) -> None:
         """A transaction that a full disk must not refuse: the space kept for bad times is there for it."""
         try:
             self._commit(change)
@@ -294,7 +294,7 @@ class Journal:
     def active(self) -> list[JobRow]:
         """Queued and running jobs, oldest first."""
         return self._rows(
-            self._all(f"SELECT {schema.JOB} FROM job WHERE state IN (?,?) ORDER BY id", (QUEUED, RUNNING))
+            self.query(f"SELECT {schema.JOB} FROM job WHERE state IN (?,?) ORDER BY id", (QUEUED, RUNNING))
         )
 
     def jobs(
@@ -320,14 +320,14 @@ class Journal:
                 values.append(value)
         where = " AND ".join(wheres)
         return self._rows(
-            self._all(
+            self.query(
                 f"SELECT {schema.JOB} FROM job WHERE {where} ORDER BY id DESC LIMIT ?", (*values, limit)
             )
         )
 
     def states(self) -> dict[int, tuple[str, int]]:
         """State and number of the last event of every job, the forgotten included."""
-        return {job: (state, last) for job, state, last in self._all("SELECT id, state, last_seq FROM job")}
+        return {job: (state, last) for job, state, last in self.query("SELECT id, state, last_seq FROM job")}
 
     # ---- events ----
 
@@ -343,7 +343,7 @@ class Journal:
             raise storage_error(error) from error
 
     def _events(self, job: int, after: int, limit: int) -> list[EventRow]:
-        values = self._all(
+        values = self.query(
             f"SELECT {schema.EVENT} FROM event WHERE job=? AND seq>? ORDER BY seq LIMIT ?",
             (job, after, limit),
         )
@@ -361,55 +361,33 @@ class Journal:
         row = self.job(job)
         return self.events(job, row.last_seq - 1, 1)[0] if row.last_seq and row.state != FORGOTTEN else None
 
-    def void_attempts(self, row: JobRow) -> int:
-        """How many attempts of a job were given up for good; the audio of later ones still counts."""
-        found = self.events(row.id, 0, row.void_seq) if row.void_seq else []
-        return sum(event.type == "started" for event in found)
-
-    def announced(self, job: int) -> list[Announced]:
-        """What each attempt has announced that is not void, oldest first; attempts without audio are left
-        out.
-        """
-        void = self.job(job).void_seq
-        starts = [
-            seq
-            for (seq,) in self._all(
-                "SELECT seq FROM event WHERE job=? AND seq>? AND type='started' ORDER BY seq", (job, void)
-            )
-        ]
-        found = []
-        for first, last in itertools.pairwise([*starts, 2**62]):
-            ((chunks, end),) = self._all(
-                "SELECT count(*), max(place+bytes) FROM event"
-                " WHERE job=? AND seq>? AND seq<? AND type='audio'",
-                (job, first, last),
-            )
-            if chunks:
-                (started,) = self.events(job, first - 1, 1)
-                found.append(Announced(started.data["attempt"], chunks, end))
-        return found
-
-    def reached(self, row: JobRow) -> tuple[int, int, int]:
-        """Step, steps and samples that a job had made at its last audio that counts."""
-        ((seq,),) = self._all(
-            "SELECT max(seq) FROM event WHERE job=? AND seq>? AND type='audio'", (row.id, row.void_seq)
-        )
-        found = self.events(row.id, seq - 1, 1)[0].data.get("reached") if seq else None
-        step, steps, samples = found or (0, 0, 0)
-        return step, steps, samples
-
     # ---- facts about the daemon itself ----
 
     def fact(self, name: str, default: str = "") -> str:
         row = self._one("SELECT value, crc FROM meta WHERE name=?", (name,))
         return row[0] if row and schema.meta_crc(name, row[0]) == row[1] else default
 
+    def facts(self) -> tuple[int, dict[str, str]]:
+        """All of them that are sound, and the number of the last change."""
+        found = self.query("SELECT name, value, crc FROM meta")
+        facts = {name: value for name, value, crc in found if schema.meta_crc(name, value) == crc}
+        last = facts.get(_LAST_CHANGE, "")
+        return int(last) if last.isdigit() else 0, facts
+
     def set_fact(self, name: str, value: str) -> None:
-        def change(db: sqlite3.Connection) -> None:
-            db.execute(
-                "INSERT INTO meta VALUES (?,?,?)"
-                " ON CONFLICT(name) DO UPDATE SET value=excluded.value, crc=excluded.crc",
-                (name, value, schema.meta_crc(name, value)),
-            )
+        self.set_facts({name: value})
+
+    def set_facts(self, facts: dict[str, str]) -> None:
+        """Several at once, or none of them."""
+        number = self.facts()[0] + 1
+
+        def change(db: sqlite3.Connection) -> tuple[int, int] | None:
+            for name, value in {**facts, _LAST_CHANGE: str(number)}.items():
+                db.execute(
+                    "INSERT INTO meta VALUES (?,?,?)"
+                    " ON CONFLICT(name) DO UPDATE SET value=excluded.value, crc=excluded.crc",
+                    (name, value, schema.meta_crc(name, value)),
+                )
+            return self.records.note(number, facts)
 
         self._urgently(change)

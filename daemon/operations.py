@@ -353,8 +353,7 @@ class Operations:
         return self._held(incoming, RELEASE_PATIENCE_S if released else 0.0, answer)
 
     def _resume(self, incoming: Incoming, request: requests.Resume) -> Reply:
-        self._journal.set_fact("paused", "0")
-        self._journal.set_fact("notice", "")
+        self._journal.set_facts({"paused": "0", "notice": ""})
         self.notice = None
         self._pool.resume()
         return replies.ResumeReply(paused=False)

@@ -109,11 +109,10 @@ def built_again(journal: Journal, aside: Path) -> tuple[Journal, str]:
 def _filled(journal: Journal, aside: Path) -> str:
     """Fill a new journal from the records and what can be read of the old one; says so."""
     salvage = _salvaged(aside)
-    for name, value in salvage.facts.items():
-        if name != "schema":
-            journal.set_fact(name, value)
     journal.restore(salvage.jobs.values())
     reconcile(journal)
+    known = journal.facts()[1]
+    journal.set_facts({name: value for name, value in salvage.facts.items() if name not in known})
     count = sum(state != FORGOTTEN for state, _ in journal.states().values())
     return (
         f"The journal of jobs was damaged and was built again with {_jobs(count)}; the damaged one is kept as"
@@ -124,8 +123,7 @@ def _filled(journal: Journal, aside: Path) -> str:
 def _paused(journal: Journal, what: str) -> str:
     """Say it until somebody has seen it: nothing starts before `resume`."""
     said = f"{what} Segue waits: look at your jobs, then resume."
-    journal.set_fact("notice", said)
-    journal.set_fact("paused", "1")
+    journal.set_facts({"notice": said, "paused": "1"})
     return said
 
 
@@ -190,6 +188,7 @@ def reconcile(journal: Journal) -> tuple[int, int]:
     many transactions on jobs that it must have known it had lost.
     """
     records = journal.records
+    _facts(journal)
     known = journal.states()
     _tombstones(journal, known)
     keys = {row.key for row in _forgotten(journal)}
@@ -232,6 +231,18 @@ def _taken(journal: Journal, row: JobRow, keys: set[bytes]) -> bool:
 
 def _forgotten(journal: Journal) -> list[JobRow]:
     return journal.jobs(states=[FORGOTTEN], limit=-1)
+
+
+def _facts(journal: Journal) -> None:
+    """Who knows of more changes is right. The version of the tables is nobody's but the journal's."""
+    number, facts = journal.facts()
+    noted, said, worn = journal.records.noted()
+    if noted >= number and not said.items() <= facts.items():  # some lost or damaged here
+        journal.set_facts(said)
+    elif noted < number or worn:
+        kept = {name: value for name, value in facts.items() if name not in ("schema", "last_change")}
+        with contextlib.suppress(OSError):
+            journal.records.note_all(number, kept)
 
 
 def _tombstones(journal: Journal, known: dict[int, tuple[str, int]]) -> None:

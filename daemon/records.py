@@ -3,6 +3,7 @@
     <state>/spool/<job>/record       the job's row, then one frame for every transaction, oldest first
     <state>/takes/<job>/record       the same file, moved there when the job is done
     <state>/forgotten                one frame for every job that was forgotten, so that its key stays taken
+    <state>/facts                    one frame for every change of what the daemon knows about itself
 
 A frame is its length, a CRC-32 over length and content, and msgpack. The first frames are synced before the
 journal commits the job; later ones are only written (10 us): they have to outlive a kill and a damaged
@@ -26,7 +27,9 @@ from daemon.rows import FORGOTTEN, EventRow, JobRow, pack, unpack
 
 RECORD_NAME = "record"
 TOMBSTONES_NAME = "forgotten"
-_TOMBSTONES = 0  # stands for them where a job's number would
+FACTS_NAME = "facts"
+_TOMBSTONES, _FACTS = 0, -1  # stand for those files where a job's number would
+_LONG_BYTES = 64 << 10
 _FRAME = struct.Struct("<II")
 _BORN = ("id", "key", "digest", "session", "project", "priority", "model", "spec", "created_ns")
 _MOVING = ("state", "attempt", "strikes", "last_seq", "void_seq", "need_bytes", "started_ns", "finished_ns")
@@ -123,11 +126,13 @@ class Records:
 
     def __init__(self, state: Path) -> None:
         self._spool, self._takes = state / "spool", state / "takes"
-        self._tombstones = state / TOMBSTONES_NAME
+        self._tombstones, self._facts = state / TOMBSTONES_NAME, state / FACTS_NAME
         self._torn: dict[int, int] = {}  # records with a bad end that could not be cut: their sound length
 
     def path(self, job: int) -> Path:
         """Where the record is, or would be if it is nowhere."""
+        if job == _FACTS:
+            return self._facts
         moved = self._takes / str(job) / RECORD_NAME
         return moved if moved.exists() else self._spool / str(job) / RECORD_NAME
 
@@ -269,6 +274,33 @@ class Records:
     def bury_all(self, rows: Sequence[JobRow]) -> None:
         """The whole file of tombstones anew."""
         disk.put_file(self._tombstones, [_grave(row) for row in rows] or [b""])
+
+    # ---- what the daemon knows about itself ----
+
+    def note(self, number: int, facts: dict[str, str]) -> tuple[int, int]:
+        """One change, as it is about to be committed; returns what `cut` needs."""
+        return _FACTS, self._append(_FACTS, self._facts, _framed([number, facts]), os.O_CREAT)
+
+    def noted(self) -> tuple[int, dict[str, str], bool]:
+        """Number of the last change, everything as of then, and whether the file should be written anew: it
+        is damaged, or long.
+        """
+        try:
+            data = self._facts.read_bytes()
+        except FileNotFoundError:
+            return 0, {}, True
+        last, facts, sound = 0, dict[str, str](), 0
+        with contextlib.suppress(TypeError, ValueError):
+            for end, content in _frames(data):
+                number, changed = unpack(content)
+                facts.update(changed)
+                last, sound = number, end
+        return last, facts, sound < len(data) or len(data) > _LONG_BYTES
+
+    def note_all(self, number: int, facts: dict[str, str]) -> None:
+        """The whole file anew."""
+        disk.put_file(self._facts, [_framed([number, facts])])
+        self._torn.pop(_FACTS, None)
 
 
 def _grave(row: JobRow) -> bytes:

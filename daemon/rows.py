@@ -89,15 +89,6 @@ class EventRow:
 
 
 @dataclass(frozen=True)
-class Announced:
-    """An attempt's audio that counts: so many chunks, the last of which ends at byte `end` of its spool."""
-
-    attempt: int
-    chunks: int
-    end: int
-
-
-@dataclass(frozen=True)
 class NewEvent:
     type: str
     data: dict[str, Any]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +31,7 @@ from daemon.spool import (
     parse_header,
     read_placed,
 )
+from daemon.sweeper import Sweeper
 from daemon.verify import Verifier, damaged, missing
 from daemon.wav import WAV_HEADER_BYTES, wav_name, write_manifest, write_wav
 from protocol.errors import SegueError
@@ -56,6 +56,7 @@ class TakeStore:
             folder.mkdir(mode=0o700, exist_ok=True)
         self.space = Space(state, quota_bytes=quota_bytes, keep_free_bytes=keep_free_bytes)
         self.verifier = Verifier()
+        self.sweeper = Sweeper(state)
 
     # ---- inputs and spool ----
 
@@ -103,10 +104,10 @@ class TakeStore:
         with contextlib.suppress(OSError):  # what stays is counted, and goes with the job
             for path in self.spool_folder(job).glob("[0-9]*.*"):
                 if path.stem.isdigit() and int(path.stem) <= until:
-                    path.unlink(missing_ok=True)
+                    self.sweeper.discard(path)
 
     def drop_spool(self, job: int) -> None:
-        shutil.rmtree(self.spool_folder(job), ignore_errors=True)
+        self.sweeper.discard(self.spool_folder(job))
         self.space.recount(job)
 
     def drop_take(self, job: int) -> None:
@@ -115,7 +116,7 @@ class TakeStore:
         with contextlib.suppress(OSError):
             if record.exists():
                 disk.rename(record, self.spool_folder(job) / RECORD_NAME)
-        shutil.rmtree(self.take_folder(job), ignore_errors=True)
+        self.sweeper.discard(self.take_folder(job))
 
     # ---- audio events ----
 
@@ -184,21 +185,22 @@ class TakeStore:
         for folder in self.spool.iterdir():
             state = states.get(int(folder.name)) if folder.name.isdigit() else None
             if state == "forgotten" or (state is None and not any(folder.glob("*.pcm"))):
-                shutil.rmtree(folder, ignore_errors=True)
+                self.sweeper.discard(folder)
                 said.append(f"spool of {state or 'unknown'} job {folder.name} removed")
             elif state is None:
                 said.append(f"spool of {folder.name} belongs to no job; kept")
             elif state == "done":  # its audio is read from the finished files
                 self.drop_attempts(int(folder.name), until=LAST_ATTEMPT)
         for part in (*self.takes.glob("*/.*.part"), *self.spool.glob("*/.*.part")):
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
             said.append(f"unfinished file {part.name} removed")
         for folder in self.takes.iterdir():
             state = states.get(int(folder.name)) if folder.name.isdigit() else None
             if state is None:
                 said.append(f"takes of {folder.name} belong to no job; kept")
             elif state == "forgotten":
-                shutil.rmtree(folder, ignore_errors=True)
+                self.sweeper.discard(folder)
             elif state != "done":
                 self.drop_take(int(folder.name))
         for job, state in states.items():

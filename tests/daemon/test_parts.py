@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from daemon import config, journal, lifecycle, security
+from daemon import config, history, journal, lifecycle, security
 from daemon.journal import Journal, NewEvent
 from daemon.metrics import Metrics
 from daemon.takes import Chunk, SpoolWriter, TakeStore, write_wav
@@ -129,9 +129,9 @@ def test_the_journal_keeps_numbers_and_states(tmp_path: Path) -> None:
     assert book.requeue(job.id, {"why": ""}, forgiven=True).seq == 6
     row = book.job(job.id)
     assert (row.strikes, row.void_seq, row.state) == (0, 6, "queued")
-    assert book.start(job.id, {})[0] == 2 and book.void_attempts(row) == 1
+    assert book.start(job.id, {})[0] == 2 and history.void_attempts(book, row) == 1
     book.requeue(job.id, {"why": ""}, forgiven=False, discard=False)
-    assert book.job(job.id).void_seq == 6 and book.void_attempts(book.job(job.id)) == 1
+    assert book.job(job.id).void_seq == 6 and history.void_attempts(book, book.job(job.id)) == 1
     book.finish(job.id, journal.DONE, NewEvent("done", {}))
     book.close()
     again = Journal(tmp_path / "journal.db")

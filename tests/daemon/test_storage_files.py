@@ -16,6 +16,7 @@ import pytest
 from daemon import disk
 from daemon.space import RESERVE_NAME, Space, give_back, need_bytes
 from daemon.spool import Chunk, SpoolWriter
+from daemon.sweeper import TRASH_NAME, Sweeper
 from daemon.verify import BLOCK_BYTES, SLICE_BLOCKS, Verifier
 from protocol import messages as m
 from protocol.errors import SegueError
@@ -83,6 +84,34 @@ def test_a_disk_that_cannot_hold_the_space_refuses_the_job(
     space.check(1000, 0)
     with pytest.raises(SegueError):
         space.check(free // 2, 2 * free // 3)
+
+
+def test_what_goes_is_out_of_sight_at_once_and_gone_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweeper = Sweeper(tmp_path)
+    trash = tmp_path / TRASH_NAME
+    for n in range(20):
+        (tmp_path / f"f{n}").mkdir()
+        (tmp_path / f"f{n}" / "a").write_bytes(b"x" * 1000)
+        sweeper.discard(tmp_path / f"f{n}")
+        assert not (tmp_path / f"f{n}").exists()
+    sweeper.discard(tmp_path / "never")
+    sweeper.wait()
+    assert not sweeper.busy and not list(trash.iterdir())
+    file = tmp_path / "file"
+    file.write_bytes(b"y")
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "rename", lambda *_: (_ for _ in ()).throw(OSError(5, "io")))
+        sweeper.discard(file)
+    assert not file.exists()
+    sweeper.close()
+    (trash / "left by a kill").mkdir()
+    (trash / "too").write_bytes(b"z")
+    again = Sweeper(tmp_path)
+    again.wait()
+    assert not list(trash.iterdir())
+    again.close()
 
 
 # ---- finished files ----
