@@ -55,8 +55,13 @@ def choose(state: Path, rng: random.Random) -> tuple[str, Path, int, int]:
         files = by_kind[rng.choice(sorted(by_kind))]
     sizes = [path.stat().st_size for path in files]
     path = rng.choices(files, sizes)[0]
-    kind = kind_of(path.relative_to(state).as_posix())
-    return kind, path, rng.randrange(path.stat().st_size), rng.randrange(8)
+    kind, size = kind_of(path.relative_to(state).as_posix()), path.stat().st_size
+    byte = rng.randrange(size)
+    for _ in range(8 if kind == "journal" else 0):  # the free space of pages is zeros, and tells nothing
+        if _byte(path, byte):
+            break
+        byte = rng.randrange(size)
+    return kind, path, byte, rng.randrange(8)
 
 
 def flip(path: Path, byte: int, bit: int) -> None:
@@ -71,9 +76,10 @@ def flip(path: Path, byte: int, bit: int) -> None:
 def _at_rest(shelf: Shelf, number: int) -> None:
     """One flip in a folder that nobody uses; then a daemon is started on it."""
     shelf.house.kill()
-    shelf.restore()
+    settled = number % 2 == 1
+    shelf.restore(settled=settled)
     kind, path, byte, bit = choose(shelf.house.state, shelf.rng)
-    where = _named(shelf, "at rest", path, byte, bit)
+    where = _named(shelf, "at rest after a stop" if settled else "at rest after a kill", path, byte, bit)
     flip(path, byte, bit)
     shelf.report.count(f"flips in {kind}, at rest")
     if shelf.start(where):
@@ -86,7 +92,7 @@ def _at_rest(shelf: Shelf, number: int) -> None:
 def _under_the_daemon(shelf: Shelf, flips: int) -> None:
     """Some flips, one after the other, in the files of one running daemon; the last one stays."""
     shelf.house.kill()
-    shelf.restore()
+    shelf.restore(settled=shelf.rng.random() < 0.5)
     if not shelf.start("before the flips") or shelf.read("before the flips"):
         shelf.report.broken.append("the shelf cannot be read although nothing was done to it")
         return

@@ -110,20 +110,10 @@ def _damage(shelf: Shelf) -> str:
     return "; ".join(done)
 
 
-def _settle_log(shelf: Shelf) -> None:
-    """A copy of the shelf whose log was written into the database, so that its pages matter."""
-    shelf.restore()
-    if shelf.start("settling the log"):
-        shelf.house.stop()
-
-
 def _at_rest(shelf: Shelf, number: int) -> None:
     report, state = shelf.report, shelf.house.state
     shelf.house.kill()
-    if number % 2:
-        _settle_log(shelf)
-    else:
-        shelf.restore()
+    shelf.restore(settled=bool(number % 2))
     where = f"at rest, {'log settled, ' if number % 2 else ''}{_damage(shelf)}"
     report.count("damages at rest")
     if not shelf.start(where):

@@ -38,7 +38,7 @@ class Shelf:
     def __init__(self, seed: int, report: Report) -> None:
         self.rng, self.report = random.Random(seed), report
         self.house = House(*known(*SETTINGS))
-        self.kept = self.house.folder / "kept"
+        self.kept, self.settled = self.house.folder / "kept", self.house.folder / "settled"
         self.line = Line(self.house.runtime)
         self.told: dict[str, checker.Told] = {}
         self.infos: dict[str, dict[str, Any]] = {}
@@ -80,6 +80,9 @@ class Shelf:
         for told in self.told.values():  # the kill adds events to what is under way; take it as it is then
             told.events = {seq: e for seq, e in told.events.items() if told.job not in self.active or seq < 6}
         shutil.copytree(self.house.state, self.kept)
+        self.house.start()  # once more, politely: the log is written into the database, so its pages matter
+        self.house.stop()
+        shutil.copytree(self.house.state, self.settled)
 
     def _key(self) -> str:
         return self.rng.randbytes(16).hex()
@@ -96,10 +99,10 @@ class Shelf:
             reply = self.line.ask(m.Next(job=told.job, after=after, wait_ms=200))
             after = reply.events[-1].seq if reply.events else after
 
-    def restore(self) -> None:
-        """The folder as it was (no daemon runs)."""
+    def restore(self, *, settled: bool = False) -> None:
+        """The folder as it was after a kill, or after a polite stop (no daemon runs)."""
         shutil.rmtree(self.house.state)
-        shutil.copytree(self.kept, self.house.state)
+        shutil.copytree(self.settled if settled else self.kept, self.house.state)
 
     # ---- reading ----
 
