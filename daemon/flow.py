@@ -188,13 +188,13 @@ class Flow:
         """Send what is new to everyone attached, as far as credit and sockets allow; True when there was no
         time for all of them: those left come first in the next turn.
         """
-        begun = time.monotonic()
+        until = time.monotonic() + PUSH_TURN_S
         for looked, (key, attachment) in enumerate(list(self.attached.items())):
             now = time.monotonic()
-            if looked and now - begun > PUSH_TURN_S:
+            if looked and now > until:
                 return True
             try:
-                outcome = self._push_one(attachment, now)
+                outcome = self._push_one(attachment, now, until)
             except SegueError:  # forgotten, or its audio cannot be read: a `next` will say so
                 outcome = "gone"
             if self.attached.get(key) is not attachment:
@@ -205,7 +205,7 @@ class Flow:
             else:
                 attachment.stuck = attachment.stuck or outcome == "full"
                 self.attached[key] = self.attached.pop(key)
-        return False
+        return time.monotonic() > until
 
     def _abandoned(self, attachment: Attachment, now: float) -> bool:
         """Its job has ended and its client neither reads nor gives credit: whether it is there at all cannot
@@ -213,13 +213,13 @@ class Flow:
         """
         return attachment.job not in self._book.active and now - attachment.moved_s > ABANDONED_S
 
-    def _push_one(self, attachment: Attachment, now: float) -> str:
+    def _push_one(self, attachment: Attachment, now: float, until: float) -> str:
         active = self._book.active.get(attachment.job)
         if attachment.stuck and (active is None or now - attachment.pushed_s < TICK_EVERY_S):
             return "full"  # the tick that goes out now and then finds out whether it is there at all
         reached = -1 if active is None else active.last_seq
         if not attachment.stuck and reached not in (attachment.after, attachment.starved):
-            outcome = self._push_events(attachment, now, reached)
+            outcome = self._push_events(attachment, now, until, reached)
             if outcome != "sent":
                 return outcome
         if active is None or now - attachment.pushed_s < TICK_GAP_S:
@@ -229,7 +229,8 @@ class Flow:
         attachment.pushed_s = now
         return self._push_message(attachment, self._book.tick(active))
 
-    def _push_events(self, attachment: Attachment, now: float, reached: int) -> str:
+    def _push_events(self, attachment: Attachment, now: float, until: float, reached: int) -> str:
+        """One event at least, however late it is; the rest when the turn still has time."""
         row = self._book.row(str(attachment.job))
         while row.last_seq > attachment.after:
             stored = self._journal.events(row.id, attachment.after, 1)[0]
@@ -245,6 +246,8 @@ class Flow:
             attachment.after, attachment.moved_s = event.seq, now
             if isinstance(event, Audio) and event.block is not None:
                 attachment.credit -= event.format.total_bytes
+            if time.monotonic() > until:
+                break
         if reached < 0 and attachment.after >= row.last_seq:  # the job has said its last word
             self.attached.pop((attachment.envelope[0], attachment.job), None)
         return "sent"

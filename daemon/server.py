@@ -32,6 +32,7 @@ from daemon.operations import Operations
 from daemon.outbox import Outbox, key_of
 from daemon.sockets import Received, Sockets
 from daemon.upkeep import Upkeep
+from daemon.waiting import BULKY, Waiting
 from daemon.weight import Weight
 from daemon.workers.local import LocalWorker, spawn
 from protocol.build import build_id
@@ -39,15 +40,12 @@ from protocol.errors import SegueError
 from protocol.framing import Refusal, decode_request, encode_error, encode_reply
 from protocol.replies import Reply
 
-BURST, RECEIVE_TURN_S = 64, 0.02  # requests, and time, taken in one turn before workers are looked at again
-BULKY = frozenset({"next", "fetch"})  # not looked up for a client that does not take the answers it has
+BURST, RECEIVE_TURN_S = 64, 0.01  # requests, and time, taken in one turn before workers are looked at again
 BUSY_TURN_S, IDLE_TURN_S = 0.05, 1.0
-MAX_HELD = 1024
 MANY_FAULTS = 20
 TOO_HEAVY = 4  # the exit status that asks a service manager for a fresh start
 LAST_WORDS_S, LAST_WORDS_AT_MOST_S = 0.3, 5.0
 LATE_TURN_S = 0.005
-HELD_TURN_S = 0.01  # what answering those who wait may take of a turn
 _LOG = logging.getLogger("segue.server")
 
 
@@ -107,8 +105,10 @@ class Server:
         self.weight = Weight(round(settings.life.front_max_mib * mib), heap.resident_bytes, heap.trim)
         self.exit_status = 0
         self.book.ended = self._job_ended
-        self._held: list[Held] = []
-        self._crowded = False  # a turn had no time for everyone who waits
+        self._held = Waiting(
+            lambda held, reply: self._give(held.envelope, held.op, held.request_id, reply),
+            lambda held, error: self._refuse(held.envelope, held.op, held.request_id, error),
+        )
         self._faults = 0.0
         self._finish: str | None = None  # what a stop under way still waits for: "none", "running" or "all"
         self._leave = False
@@ -214,20 +214,21 @@ class Server:
         self.pool.turn()
         self.dispatcher.turn()
         self.outbox.send_late()
-        self._answer_held()
-        self._crowded |= self.flow.push()
+        self._held.answer()
+        self._held.crowded |= self.flow.push()
         self.sockets.check()
         self._weigh()
 
     def _patience_s(self) -> float:
         if any(held.eager for held in self._held):
             return 0.0
-        if self.outbox.pending or self._crowded:
+        if self.outbox.pending or self._held.crowded:
             return LATE_TURN_S
         active = self._held or self.flow.attached or self.pool.busy or self.inventory.asking or self._finish
         return BUSY_TURN_S if active or (self.book.active and not self.pool.paused) else IDLE_TURN_S
 
     def _receive(self) -> None:
+        self._held.begin_turn()
         by = time.monotonic() + RECEIVE_TURN_S
         for _ in range(BURST):
             received = self.sockets.receive() if time.monotonic() < by else None
@@ -254,7 +255,7 @@ class Server:
             back = received.back(refusal.envelope)
             self.outbox.reply(back, encode_error(refusal, refusal.op, refusal.request_id))
             return
-        if incoming.op in BULKY and self.outbox.behind(incoming.envelope):
+        if incoming.op in BULKY and self.outbox.behind(incoming.envelope):  # it does not read: so we do not
             self.metrics.count("peers_lost", why="full")
             return
         incoming = dataclasses.replace(incoming, envelope=received.back(incoming.envelope))
@@ -267,7 +268,7 @@ class Server:
             self._refuse(envelope, op, request_id, error)
             return
         if isinstance(outcome, Held):
-            self._hold(outcome)
+            self._held.hold(outcome)
         else:
             self._give(envelope, op, request_id, outcome)
 
@@ -299,42 +300,6 @@ class Server:
         self.metrics.count("refused", code=error.code)
         self.outbox.reply(envelope, encode_error(error, op, request_id))
 
-    # ---- requests that wait ----
-
-    def _hold(self, held: Held) -> None:
-        """Answer at once if there is something to say; else keep it. A newer `next` of the same client and
-        job takes the place of the older, which is answered with what there is.
-        """
-        if held.job is not None:
-            for other in self._held:
-                if other.job == held.job and other.envelope[0] == held.envelope[0]:
-                    other.until_s = 0.0
-        if not self._settle(held, over=time.monotonic() >= held.until_s or len(self._held) >= MAX_HELD):
-            self._held.append(held)
-
-    def _answer_held(self) -> None:
-        """Those who wait, in turns: the answers to a crowd of a thousand (measured: 0.26 s of work when their
-        job ended) hold up nobody's question.
-        """
-        now, waiting, kept, looked = time.monotonic(), self._held, list[Held](), 0
-        while looked < len(waiting) and (not looked or time.monotonic() - now < HELD_TURN_S):
-            held = waiting[looked]
-            looked += 1
-            if not self._settle(held, over=now >= held.until_s):
-                kept.append(held)
-        self._held, self._crowded = waiting[looked:] + kept, looked < len(waiting)
-
-    def _settle(self, held: Held, *, over: bool) -> bool:
-        try:
-            reply = held.answer(over)
-        except Exception as error:
-            self._refuse(held.envelope, held.op, held.request_id, error)
-            return True
-        if reply is None:
-            return False
-        self._give(held.envelope, held.op, held.request_id, reply)
-        return True
-
     # ---- the end ----
 
     def stop(self, finish: str, leave: bool, patience_s: float | None = None) -> None:
@@ -359,8 +324,7 @@ class Server:
             self._finished_s = None
             return False
         self._finished_s = self._finished_s or now
-        for held in self._held:
-            held.until_s = 0.0
+        self._held.end()
         # clients that followed a job hear of its end before the daemon is gone
         quiet = now - self._last_request_s > LAST_WORDS_S or self._finish == "none" or late
         return (quiet and not self._held) or now - self._finished_s > LAST_WORDS_AT_MOST_S
