@@ -217,7 +217,8 @@ class Residency:
         try:
             fresh = self._spawn(name, model, self._memory.pinned(device))
         except (OSError, ValueError) as error:  # no descriptors, no processes, no log file: as if it had died
-            self._pool.rest.died(model, now_s, f"no process could be started: {error}")
+            said = getattr(error, "strerror", None) or type(error).__name__  # no path: it travels
+            self._pool.rest.died(model, now_s, f"no process could be started: {said}")
             return
         fresh.device = device
         wanted_s = self._pool.wanted.get(model)
