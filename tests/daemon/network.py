@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,12 @@ class Doors:
                 found.append(received)
             self.sockets.check()
         return found
+
+    def turn_until(self, condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+        """Run the loop until `condition` holds; whether it did in time."""
+        by = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() >= by:
+                return False
+            self.turn(0.05)
+        return True

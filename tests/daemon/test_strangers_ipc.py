@@ -103,7 +103,7 @@ def test_a_peer_cannot_say_who_it_is(tmp_path: Path) -> None:
         peer.sendall(zmtp.greeting() + zmtp.command(b"READY", packed))
         doors.turn(0.3)
         peer.sendall(zmtp.message([b"", b"hello"]))
-        (received,) = doors.turn(2, stop_at=1)
+        (received,) = doors.turn(20, stop_at=1)
         assert received.key == "" and received.token == doors.token
 
 
@@ -231,7 +231,7 @@ def test_a_socket_whose_name_was_taken_comes_back(tmp_path: Path, monkeypatch: p
         doors.sockets.open()
         faithful = doors.dealer(doors.sockets.endpoints[0])
         faithful.send_multipart([b"", b"0"])
-        assert len(doors.turn(3, stop_at=1)) == 1
+        assert len(doors.turn(20, stop_at=1)) == 1
         most = 0
         for round_ in range(1, 12):
             if round_ % 3 == 0:
@@ -246,10 +246,10 @@ def test_a_socket_whose_name_was_taken_comes_back(tmp_path: Path, monkeypatch: p
             doors.turn(0.05)
             fresh = doors.dealer(doors.sockets.endpoints[0])
             fresh.send_multipart([b"", b"%d" % round_])
-            assert [r.frames[2] for r in doors.turn(3, stop_at=1)] == [b"%d" % round_]
+            assert [r.frames[2] for r in doors.turn(20, stop_at=1)] == [b"%d" % round_]
             if round_ <= 3:  # the connection of before lives on
                 faithful.send_multipart([b"", b"still here"])
-                assert [r.frames[2] for r in doors.turn(3, stop_at=1)] == [b"still here"]
+                assert [r.frames[2] for r in doors.turn(20, stop_at=1)] == [b"still here"]
             fresh.close(0)
             doors.turn(0.05)
             most = max(most, _descriptors()) if round_ > 6 else _descriptors()
@@ -280,7 +280,7 @@ def test_the_daemon_outlives_its_runtime_folder(new_house: Callable[..., House])
     with house.client() as before:
         job = before.ask(submit(0.3)).job
         shutil.rmtree(house.runtime)
-        by = time.monotonic() + 15
+        by = time.monotonic() + 40
         while not (house.runtime / "connection.json").exists() and time.monotonic() < by:
             time.sleep(0.1)
         again = json.loads((house.runtime / "connection.json").read_text())
@@ -325,14 +325,12 @@ def test_without_descriptors_left_the_network_gives_way(
         doors.turn(0.1)
         assert doors.sockets.tcp.endpoint == endpoint
         used[0] = 10**9
-        doors.turn(0.1)
-        assert doors.sockets.tcp.endpoint is None
+        assert doors.turn_until(lambda: doors.sockets.tcp.endpoint is None)
         local = doors.dealer(doors.sockets.endpoints[0])
         local.send_multipart([b"", b"hello"])
-        assert len(doors.turn(2, stop_at=1)) == 1, "this machine is served all the same"
+        assert len(doors.turn(20, stop_at=1)) == 1, "this machine is served all the same"
         used[0] = 10
-        doors.turn(0.8)
-        assert doors.sockets.tcp.endpoint == endpoint
+        assert doors.turn_until(lambda: doors.sockets.tcp.endpoint == endpoint)
         keys = {
             "server": bundle["curve_public_key"],
             "public": bundle["client_public_key"],
@@ -340,7 +338,7 @@ def test_without_descriptors_left_the_network_gives_way(
         }
         returns = doors.dealer(endpoint, **keys)
         returns.send_multipart([b"", b"back"])
-        assert [r.frames[2] for r in doors.turn(3, stop_at=1)] == [b"back"]
+        assert [r.frames[2] for r in doors.turn(20, stop_at=1)] == [b"back"]
 
 
 # ---- memory ----
@@ -394,7 +392,7 @@ def test_an_endless_message_costs_its_sender_the_connection(new_house: Callable[
                 sent += 1
                 time.sleep(0.004)
         assert sent < 2000, "it was never stopped"
-        by = time.monotonic() + 10
+        by = time.monotonic() + 30
         while _resident_mib(house.process.pid) > base + 40 and time.monotonic() < by:
             time.sleep(0.1)
         assert _resident_mib(house.process.pid) <= base + 40
@@ -408,7 +406,7 @@ def test_a_daemon_that_stays_heavy_leaves_with_a_status_for_its_service_manager(
     house = House("life.front_max_mib=5", "life.drain_s=0.2").start()
     try:
         assert house.process is not None
-        assert house.process.wait(RELIEF_S + 15) == 4
+        assert house.process.wait(RELIEF_S + 40) == 4
         assert "starts over" in (house.state / "logs" / "segued.log").read_text()
     finally:
         house.close()
@@ -424,10 +422,10 @@ def test_a_crowd_at_the_door_does_not_starve_the_loop(tmp_path: Path) -> None:
         time.sleep(0.3)
         begun = time.monotonic()
         doors.sockets.answer_handshakes()
-        assert time.monotonic() - begun < 0.05
+        assert time.monotonic() - begun < 0.5
         for client in crowd:
             client.send_multipart([b"", b"hello"])
-        assert len(doors.turn(10, stop_at=100)) == 100
+        assert len(doors.turn(20, stop_at=100)) == 100
 
 
 def test_a_message_of_endless_frames_is_cut(tmp_path: Path) -> None:
@@ -436,7 +434,7 @@ def test_a_message_of_endless_frames_is_cut(tmp_path: Path) -> None:
         client = doors.dealer(doors.sockets.endpoints[0])
         client.send_multipart([b""] + [b"x"] * 20_000)
         client.send_multipart([b"", b"after"])
-        first, second = doors.turn(5, stop_at=2)
+        first, second = doors.turn(20, stop_at=2)
         assert len(first.frames) == 81 and second.frames[1:] == [b"", b"after"]
 
 

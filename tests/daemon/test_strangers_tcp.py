@@ -135,7 +135,7 @@ def test_only_an_allowed_key_is_heard(tmp_path: Path) -> None:
         friend.send_multipart([b"", b"hello"])
         local = doors.dealer(doors.sockets.endpoints[0])
         local.send_multipart([b"", b"hello"])
-        found = doors.turn(3, stop_at=2)
+        found = doors.turn(20, stop_at=2)
         assert [received.frames[1:] for received in found] == [[b"", b"hello"]] * 2
         by_key = {received.key: received.token for received in found}
         assert by_key[keys["public"]] == bytes.fromhex(bundle["token"]) != doors.token
@@ -157,7 +157,7 @@ def test_while_nobody_answers_handshakes_nobody_gets_in(tmp_path: Path) -> None:
         for client in asking:
             client.send_multipart([b"", b"hello"])
         assert doors.turn(1.0, handshakes=False) == [], "the answerer hangs"
-        assert len(doors.turn(3, stop_at=2)) == 2, "it answers again"
+        assert len(doors.turn(20, stop_at=2)) == 2, "it answers again"
         doors.sockets.zap.close(0)  # and when it is gone altogether
         late = [doors.dealer(endpoint, **keys), doors.dealer(doors.sockets.endpoints[0])]
         for client in late:
@@ -173,38 +173,44 @@ def test_a_revoked_client_is_out_at_once_and_the_others_stay(tmp_path: Path) -> 
         first, second = (doors.dealer(endpoint, **_keys(bundle)) for bundle in (gone, stays))
         for client in (first, second):
             client.send_multipart([b"", b"one"])
-        assert all(received.token for received in doors.turn(3, stop_at=2))
+        assert all(received.token for received in doors.turn(20, stop_at=2))
         KeyFolder(doors.state / "keys").revoke("gone")
         first.send_multipart([b"", b"two"])  # on the connection that stands: before the loop has looked
-        by = time.monotonic() + 2
-        while not doors.sockets.router.poll(50) and time.monotonic() < by:
-            pass
+        assert doors.sockets.router.poll(20_000)
         received = doors.sockets.receive()
         assert received is not None and received.token is None and received.key == gone["client_public_key"]
         assert not doors.sockets.allowed(gone["client_public_key"])
-        doors.turn(1.5)  # within a second or so its connection is ended
-        with pytest.raises(zmq.ZMQError) as error:
-            doors.sockets.router.send_multipart([received.frames[0], b"", b"secret"], zmq.NOBLOCK)
-        assert error.value.errno == zmq.EHOSTUNREACH
+
+        def unreachable() -> bool:
+            try:
+                doors.sockets.router.send_multipart([received.frames[0], b"", b"any"], zmq.NOBLOCK)
+            except zmq.ZMQError as error:
+                return error.errno == zmq.EHOSTUNREACH
+            return False
+
+        begun = time.monotonic()
+        assert doors.turn_until(unreachable), "its connection is ended"
+        print(f"ended after {time.monotonic() - begun:.2f} s")
         with contextlib.suppress(zmq.Again):  # its socket may know already that it was shown the door
             first.send_multipart([b"", b"three"], zmq.NOBLOCK)
         knocks = doors.dealer(endpoint, **_keys(gone))
         knocks.send_multipart([b"", b"with a fresh socket"])
         second.send_multipart([b"", b"three"])
-        found = doors.turn(2)
+        found = doors.turn(20, stop_at=1) + doors.turn(1)
         assert [(r.key, r.frames[2]) for r in found] == [(stays["client_public_key"], b"three")]
         KeyFolder(doors.state / "keys").revoke("stays")
-        doors.turn(1.5)
-        assert doors.sockets.tcp.endpoint is None
-        with socket.socket() as probe:
-            assert probe.connect_ex(("127.0.0.1", int(endpoint.rpartition(":")[2]))) != 0, (
-                "the port is closed"
-            )
+        assert doors.turn_until(lambda: doors.sockets.tcp.endpoint is None)
+
+        def closed() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", int(endpoint.rpartition(":")[2]))) != 0
+
+        assert doors.turn_until(closed), "nobody listens on the port any more"
         again = let_in(doors.state, "again", endpoint)
-        doors.turn(1.5)
+        assert doors.turn_until(lambda: doors.sockets.tcp.endpoint is not None)
         fresh = doors.dealer(endpoint, **_keys(again))
         fresh.send_multipart([b"", b"four"])
-        assert [r.frames[2] for r in doors.turn(3, stop_at=1)] == [b"four"]
+        assert [r.frames[2] for r in doors.turn(20, stop_at=1)] == [b"four"]
 
 
 def test_a_recorded_handshake_is_worth_nothing(tmp_path: Path) -> None:
@@ -237,7 +243,7 @@ def test_a_recorded_handshake_is_worth_nothing(tmp_path: Path) -> None:
         threading.Thread(target=relay, daemon=True).start()
         client = doors.dealer(f"tcp://127.0.0.1:{front.getsockname()[1]}", **keys)
         client.send_multipart([b"", b"the one and only"])
-        assert len(doors.turn(3, stop_at=1)) == 1
+        assert len(doors.turn(20, stop_at=1)) == 1
         client.close(0)
         recorded = b"".join(tape)
         assert len(recorded) > 64 + 200 + 168  # greeting, HELLO, INITIATE and the message
@@ -290,7 +296,7 @@ def test_half_a_handshake_ends_within_seconds(tmp_path: Path) -> None:
                 peer.sendall(opening)
                 peer.setblocking(False)
                 peers[peer] = (family.name, opening)
-        by = time.monotonic() + 8
+        by = time.monotonic() + 30
         while peers and time.monotonic() < by:
             assert doors.turn(0.1) == []
             for peer in list(peers):
@@ -314,8 +320,8 @@ def test_a_refused_client_is_told_by_its_own_libzmq(tmp_path: Path) -> None:
         client.curve_serverkey = keys["server"].encode()
         client.curve_publickey, client.curve_secretkey = unknown.public.encode(), unknown.secret.encode()
         client.connect(endpoint)
-        doors.turn(1.0)
-        assert monitor.poll(1000)
+        doors.turn_until(lambda: bool(monitor.poll(0)))
+        assert monitor.poll(10_000)
         assert recv_monitor_message(monitor)["value"] == 400
         client.disable_monitor()
 
