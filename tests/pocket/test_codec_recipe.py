@@ -185,6 +185,10 @@ def test_shares_decide_what_is_heard() -> None:
     assert sum(Plan().source_shares()) == pytest.approx(1.0)
 
 
+def test_a_short_run_warms_up_in_a_tenth_of_its_steps() -> None:
+    assert [Plan(steps=steps).warm_steps() for steps in (0, 4, 400, 9000)] == [250, 10, 40, 250]
+
+
 def test_the_mel_distances_weight_is_a_line() -> None:
     plan = Plan(spectral_weights=(0.4, 1.0))
     assert [plan.spectral_weight(at) for at in (0.0, 0.5, 1.0)] == pytest.approx([0.4, 0.7, 1.0])

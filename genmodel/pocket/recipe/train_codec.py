@@ -61,6 +61,10 @@ class Plan:
         shares = self.shares or (DECODER_SHARES if self.decoder_only else SHARES)
         return tuple(share / sum(shares) for share in shares)
 
+    def warm_steps(self) -> int:
+        """Steps until the rate is at its peak: 250, or a tenth of a short run."""
+        return min(250, max(10, self.steps // 10)) if self.steps else 250
+
     def spectral_weight(self, progress: float) -> float:
         """The mel distances' weight at a point of the run, 0 to 1: a line from the first value to the
         second."""
@@ -163,7 +167,7 @@ class CodecRun:
 
     def _train_step(self, draw: np.random.Generator) -> tuple[float, ...]:
         plan, codec = self.plan, self.codec
-        warm = min(1.0, (self.step + 1) / 250)
+        warm = min(1.0, (self.step + 1) / plan.warm_steps())
         rate = plan.peak_rate * warm * (0.04 + 0.96 * 0.5 * (1 + math.cos(math.pi * self.progress())))
         for group in self.optimiser.param_groups:
             group["lr"] = rate
