@@ -152,9 +152,12 @@ def _take_in(event: Any, outcome: Outcome, collector: Collector, reporter: Repor
             seconds=round(collector.seconds, 3),
         )
     elif isinstance(event, Requeued):
-        if event.discard_from is not None:
+        why = event.why or "its worker ended"
+        if event.discard_from is None:
+            reporter.note(f"The daemon goes on where it stopped: {why}.")
+        else:
             collector.discard_from(event.discard_from)
-        reporter.note(f"The daemon had to start again: {event.why or 'its worker ended'}.")
+            reporter.note(f"The daemon had to start again: {why}.")
         reporter.event("requeued", why=event.why, discard_from=event.discard_from)
     elif isinstance(event, Done):
         outcome.manifest = dict(event.manifest)

@@ -11,6 +11,7 @@ from genmodel.engine.noise import gumbel_noise, position_keys
 from genmodel.engine.stepper import Stepper
 from genmodel.engine.windows import run_sessions
 from tests.engine.test_company import session
+from tests.engine.test_resume import resumed
 from tests.engine.tiny import tiny_lm
 
 pytestmark = [
@@ -45,3 +46,13 @@ def test_half_precision_tokens_do_not_depend_on_company(precision: str) -> None:
         Stepper(lm, precision=precision), [session(lm, "fast", 70, 6), company, session(lm, None, 33, 7)]
     )
     assert torch.equal(alone.tokens, company.tokens)
+
+
+@pytest.mark.parametrize("precision", ["auto", "bfloat16", "float32"])
+def test_a_take_goes_on_at_the_next_frame(precision: str) -> None:
+    lm = tiny_lm().cuda()
+    whole = resumed(lm, 0, precision=precision)
+    for frames in (5, 30, 61, 75):
+        assert torch.equal(resumed(lm, frames, whole.tokens, precision=precision).tokens, whole.tokens), (
+            frames
+        )

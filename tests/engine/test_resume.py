@@ -10,7 +10,12 @@ import torch
 from genmodel.base import BaseGenModel
 from genmodel.engine.engine import Engine, GenerationJob, TokensDiffer
 from genmodel.engine.kernels import packing_available
+from genmodel.engine.session import Session
+from genmodel.engine.stepper import Stepper
+from genmodel.lm.lm import LMModel
 from genmodel.request import AudioClip, GenerationRequest
+from tests.engine.test_company import NETWORKS, session
+from tests.engine.tiny import tiny_lm
 
 Heard = list[tuple[int, str, int, bool, torch.Tensor]]
 
@@ -95,6 +100,43 @@ def test_replayed_steps_leave_the_bits_that_stepping_leaves(pocket: BaseGenModel
     assert fed > 40
     for own, made in zip(engine.stepper.caches.own, again.stepper.caches.own, strict=True):
         assert torch.equal(own[:, 0, :, :, :fed], made[:, 0, :, :, :fed])
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "plain"])
+@pytest.mark.parametrize("network", list(NETWORKS))
+def test_every_kind_of_network(network: str, packed: bool) -> None:
+    lm = tiny_lm(**NETWORKS[network])
+    whole = resumed(lm, 0, packed=packed)
+    for frames in (5, 30, 59, 61, 75, 89, 90):
+        again = resumed(lm, frames, whole.tokens, packed=packed)
+        assert torch.equal(again.tokens, whole.tokens), frames
+
+
+def resumed(
+    lm: LMModel,
+    frames: int,
+    tokens: torch.Tensor | None = None,
+    *,
+    packed: bool = True,
+    precision: str = "auto",
+) -> Session:
+    """A session of two windows, made from its first ``frames`` frames on, beside another one."""
+    one = session(lm, "slow warm piano", 90, 5, prompt=4, window=60)
+    stepper = Stepper(lm, 3, precision, packed)
+    beside = session(lm, "fast", 33, 6)
+    if tokens is not None:
+        one.tokens[:, :frames] = tokens[:, :frames]
+        one.resume(frames)
+        stepper.admit(beside)
+    if not one.done:
+        stepper.admit(one)
+    while not one.done:
+        for waiting in stepper.waiting():
+            stepper.prefill([waiting])
+        if one.replaying:
+            assert stepper.replay(one)
+        stepper.step()
+    return one
 
 
 def test_foreign_tokens_are_refused(pocket: BaseGenModel) -> None:
