@@ -31,6 +31,7 @@ START_LOCK = "start.lock"
 LOG_FILE = "start.log"
 HELLO_S = 2.0
 MANAGER_S = 5.0  # how long a service that was started may take to answer
+SILENT_S = 10.0  # a daemon that is there and says nothing for so long hangs
 ALREADY_RUNNING = 3  # exit status of a daemon that found another one
 _PAUSE_S = 0.05
 
@@ -134,7 +135,7 @@ class Starter:
 
     def _try(self, deadline: float) -> tuple[Link, HelloReply] | None:
         """The daemon of the connection file when it is ready; None when there is none."""
-        silent = 0
+        silent_since: float | None = None
         while True:
             connection = find(self._folder)
             if connection is None or not connection.alive():
@@ -144,13 +145,17 @@ class Starter:
                 return link, hello
             link.close()
             if hello is not None:
+                silent_since = None
                 self._pause(deadline, f"Waiting for the daemon: {hello.waiting_for or 'it is starting'}.")
                 continue
             if not connection.alive() or (not connection.replaced() and not connection.listening()):
                 return None
-            silent += 1
-            said = f"The daemon (process {connection.pid}) does not answer; still trying."
-            self._pause(deadline, said if silent > 1 else self._said)
+            silent_since = silent_since or time.monotonic() - HELLO_S
+            who = f"The daemon (process {connection.pid}) does not answer"
+            if time.monotonic() >= min(deadline, silent_since + SILENT_S):
+                raise SegueError("E_TIMEOUT", f"{who}; `segue doctor` says why and what to do.", detail=who)
+            again = time.monotonic() - silent_since > 1.5 * HELLO_S
+            self._pause(deadline, f"{who}; still trying." if again else self._said)
 
     def _start_one(self, deadline: float) -> tuple[Link, HelloReply]:
         self._ask_manager, self._asked_manager = True, False

@@ -154,14 +154,14 @@ def _journal(state: Path, holder: standing.Holder | None) -> Finding:
     except SegueError as error:
         return Finding("journal", error.message, BAD, "use the newer Segue again, or another SEGUE_STATE")
     except (sqlite3.Error, schema.JournalDamaged, rows.RowDamaged, TypeError, ValueError) as error:
-        found = f"is damaged ({str(error)[:200]})"
+        found = f"is damaged ({' '.join(str(error).split())[:200]})"
         advice = "start Segue: it sets the journal aside, builds it again beside the takes, and waits for you"
         return Finding("journal", found, BAD, advice)
 
 
 def _read_journal(db: sqlite3.Connection) -> Finding:
     db.text_factory = schema.lenient_text
-    schema.prepare(db, Path("the journal"))
+    schema.prepare(db, Path("journal.db"))
     states: dict[str, int] = {}
     for values in db.execute(f"SELECT {schema.JOB} FROM job"):
         row = rows.job_from(values)

@@ -110,7 +110,8 @@ class Metrics:
             for name, about in table.items():
                 full = f"segue_{name}_total" if kind == "counter" else f"segue_{name}"
                 lines += [f"# HELP {full} {about.help}", f"# TYPE {full} {kind}"]
-                series = values[name] or ({} if about.labels else {(): 0.0})
+                # a counter is there from the start; a gauge that nobody could read is not there
+                series = values[name] or ({(): 0.0} if kind == "counter" and not about.labels else {})
                 for key, value in sorted(series.items()):
                     labels = ",".join(f'{n}="{_escaped(v)}"' for n, v in zip(about.labels, key, strict=True))
                     lines.append(f"{full}{f'{{{labels}}}' if labels else ''} {value:.15g}")

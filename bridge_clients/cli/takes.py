@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from bridge_clients.cli.connect import connect
@@ -122,16 +123,24 @@ def _show(client: Any, args: Any) -> int:
 
 
 def _play(client: Any, args: Any) -> int:
-    """The take as it lies on the disk, held against its checksum first."""
+    """The take as it lies on the disk, held against its checksum first; from another machine a copy."""
+    import tempfile
+
     from bridge_clients.cli.playing import play, player
 
     info = find_job(client, args.jobs[0])
-    found = client.fetch(info.job, args.variation - 1, args.stem, "take", as_="path")
-    if args.json:
-        json_line({"event": "playing", "job": info.job, "path": str(found.path)})
-    elif player() is not None:
-        say(f"Playing take {args.variation} of job {info.job} ({_seconds(info)} s): {found.path}")
-    play(found.path)
+    take = (info.job, args.variation - 1, args.stem, "take")
+    with tempfile.TemporaryDirectory(prefix="segue-play-") as folder:
+        if info.folder is None:
+            path = Path(folder) / f"job{info.job}.v{args.variation}.wav"
+            path.write_bytes(bytes(client.fetch(*take, as_="bytes").data or b""))
+        else:
+            path = client.fetch(*take, as_="path").path
+        if args.json:
+            json_line({"event": "playing", "job": info.job, "path": str(path)})
+        elif player() is not None:
+            say(f"Playing take {args.variation} of job {info.job} ({_seconds(info)} s): {path}")
+        play(path)
     return DONE
 
 
