@@ -23,7 +23,7 @@ import zmq.asyncio
 
 from bridge_clients import core
 from bridge_clients.connection import Connection
-from bridge_clients.link import open_socket
+from bridge_clients.link import GRACE_MS, open_socket
 from bridge_clients.starting import Starter
 from protocol import messages as m
 from protocol.audio import Buffer
@@ -157,11 +157,10 @@ class AsyncClient:
                 if timeout_s is None:
                     deadline = time.monotonic() + allowed_s
             number, frames = self._numbering.frames(request, connection.token)
-            begun = time.monotonic()
-            answer_by = min(deadline, begun + core.attempt_s(request))
+            answer_by = min(deadline, time.monotonic() + core.attempt_s(request))
             answer = await self._exchange(connection, frames, answer_by)
+            deadline += self._away_s
             if answer is None:
-                deadline += core.away_s(answer_by - begun, time.monotonic() - begun)
                 if time.monotonic() >= deadline:
                     raise core.unanswered(request, allowed_s)
                 continue
@@ -189,7 +188,7 @@ class AsyncClient:
     async def _exchange(
         self, connection: Connection, frames: list[Buffer], deadline: float
     ) -> list[bytes] | None:
-        done = False
+        done, self._away_s = False, 0.0
         try:
             if self._socket is None:
                 self._socket = open_socket(self._context, connection, self._curve_keys)
@@ -200,7 +199,12 @@ class AsyncClient:
                     return None
             await self._socket.send_multipart(frames, flags=zmq.NOBLOCK, copy=True)
             while True:
-                if await self._socket.poll(_left_ms(deadline), zmq.POLLIN):
+                wait_ms, begun = _left_ms(deadline), time.monotonic()
+                ready = await self._socket.poll(wait_ms, zmq.POLLIN)
+                self._away_s = core.away_s(wait_ms / 1000, time.monotonic() - begun)
+                if self._away_s and not ready and not await self._socket.poll(GRACE_MS, zmq.POLLIN):
+                    return None
+                if ready or self._away_s:
                     answer = await asyncio.wait_for(self._socket.recv_multipart(copy=True), _SLICE_MS / 1000)
                     done = True
                     return list(answer)

@@ -110,11 +110,10 @@ class Client:
                 if timeout_s is None:
                     deadline = time.monotonic() + allowed_s
             number, frames = self._numbering.frames(request, link.connection.token)
-            begun = time.monotonic()
-            given_s = min(max(0.0, deadline - begun), core.attempt_s(request))
-            answer = link.exchange(frames, given_s)
+            left_s = max(0.0, deadline - time.monotonic())
+            answer = link.exchange(frames, min(left_s, core.attempt_s(request)))
+            deadline += link.away_s
             if answer is None:
-                deadline += core.away_s(given_s, time.monotonic() - begun)
                 if time.monotonic() >= deadline:
                     raise core.unanswered(request, allowed_s)
                 continue

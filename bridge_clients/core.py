@@ -80,11 +80,11 @@ def allowed_s(request: Request, timeout_s: float) -> float:
     return max(timeout_s, attempt_s(request) + PATIENCE_S.get(request.op, ATTEMPT_S))
 
 
-def away_s(given_s: float, took_s: float) -> float:
-    """How long this process was stopped while it waited, in seconds: that was not the daemon's time. What a
-    busy machine makes a wait longer does not count.
+def away_s(wanted_s: float, took_s: float) -> float:
+    """How long this process was stopped during a wait of `wanted_s`, in seconds: that was not the daemon's
+    time. What a busy machine adds to a wait does not count.
     """
-    return took_s - given_s if took_s - given_s > AWAY_S else 0.0
+    return took_s - wanted_s if took_s - wanted_s > AWAY_S else 0.0
 
 
 def pause_before_retry(error: SegueError, damaged: int, autostart: bool) -> float | None:

@@ -16,11 +16,13 @@ from typing import Any
 import zmq
 
 from bridge_clients.connection import Connection
+from bridge_clients.core import away_s
 from protocol.audio import Buffer
 from protocol.errors import SegueError
 from protocol.limits import MAX_FRAME_BYTES
 
 _SLICE_S = 0.25
+GRACE_MS = 100  # what lies in the socket already is read within that
 _CONNECT_S = 1.0
 _CONNECT_SLICE_S = 0.1
 
@@ -67,6 +69,7 @@ class Link:
         self._context.linger = 0
         self._socket: Any = None
         self._refused = False
+        self.away_s = 0.0
 
     @property
     def usable(self) -> bool:
@@ -76,9 +79,11 @@ class Link:
     def exchange(self, frames: Sequence[Buffer], timeout_s: float) -> list[bytes] | None:
         """Send a request and wait for its answer. After None or an exception the next call has a fresh
         socket.
+
+        `away_s` tells how long this process was stopped meanwhile (None then, unless the answer is there).
         """
         deadline = time.monotonic() + timeout_s
-        done = False
+        done, self.away_s = False, 0.0
         try:
             if self._socket is None:
                 self._socket = open_socket(self._context, self.connection, self._curve_keys)
@@ -105,7 +110,12 @@ class Link:
             if time.monotonic() >= connect_by or self._gone():
                 return None
         while True:
-            if self._socket.poll(_slice_ms(deadline, _SLICE_S), zmq.POLLIN):
+            wait_ms, begun = _slice_ms(deadline, _SLICE_S), time.monotonic()
+            ready = self._socket.poll(wait_ms, zmq.POLLIN)
+            self.away_s = away_s(wait_ms / 1000, time.monotonic() - begun)
+            if self.away_s and not ready and not self._socket.poll(GRACE_MS, zmq.POLLIN):
+                return None  # the daemon may have given up on the connection: ask again on a fresh one
+            if ready or self.away_s:
                 try:
                     return list(self._socket.recv_multipart(flags=zmq.NOBLOCK, copy=True))
                 except zmq.Again:

@@ -167,7 +167,7 @@ from bridge_clients.client import Client
 from protocol import messages as m
 with Client(autostart=False, folder=sys.argv[1]) as client:
     print("ready", flush=True)
-    reply = client.request(m.Next(job=sys.argv[2], after=1_000, wait_ms=600), 1.5)
+    reply = client.request(m.Next(job=sys.argv[2], after=1_000, wait_ms=600), 5.0)
 print(reply.state, flush=True)
 """
 
