@@ -78,7 +78,8 @@ class JobBook:
 
     def welcome(self, row: JobRow) -> None:
         """A new job is durable (see `intake`)."""
-        self._remember(row, time.monotonic())
+        job = self._remember(row, time.monotonic())
+        job.position = len(self.queued()) - 1
         self._takes.space.recount(row.id)
         self.listener(row.id)
 

@@ -217,8 +217,6 @@ class Operations:
 
     def _accepted(self, row: rows.JobRow, again: bool) -> dict[str, Any]:
         active = self._book.active.get(row.id)
-        if active is not None and not again:
-            active.position = len(self._book.queued()) - 1
         return {
             "job": str(row.id),
             "state": self._flow.state_of(row),

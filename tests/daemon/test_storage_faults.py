@@ -340,3 +340,16 @@ def test_what_was_on_its_way_when_the_daemon_ended_is_one_job_all_the_same(tmp_p
     assert known and [found.id for found, _ in again.seen()] == [row.id]
     again.close()
     desk.intake._todo.put(None)
+
+
+def test_a_job_that_starts_before_its_submit_is_answered_has_no_place_before_the_first(desk: Desk) -> None:
+    rows = [desk.submit() for _ in range(3)]
+    assert [desk.book.active[row.id].position for row in rows] == [0, 1, 2]
+    for row in rows:
+        desk.book.start(desk.book.active[row.id], {"worker": "w"})
+    late = desk.submit()
+    assert desk.book.active[late.id].position == 0
+    desk.book.start(desk.book.active[late.id], {"worker": "w"})
+    for job in list(desk.book.active.values()):
+        desk.book.requeue(job, "again", forgiven=True)
+    assert all(job.position >= 0 for job in desk.book.active.values())
