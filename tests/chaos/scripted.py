@@ -23,10 +23,14 @@ FOLLOW_S = 20.0
 
 
 class Script:
-    """Three jobs and what became of them. `broken` sentences begin with `where`."""
+    """Three jobs and what became of them. `broken` sentences begin with `where`; `mortal`: the daemon may be
+    killed under it, which raises `NoAnswer` to the caller.
+    """
 
-    def __init__(self, line: Line, rng: random.Random, report: Report, where: str) -> None:
-        self._line, self._report, self._where = line, report, where
+    def __init__(
+        self, line: Line, rng: random.Random, report: Report, where: str, *, mortal: bool = False
+    ) -> None:
+        self._line, self._report, self._where, self._mortal = line, report, where, mortal
         self.refused: list[tuple[str, str]] = []  # (op, code)
         frames = work.RATE // 10 + rng.randrange(1000)
         self.first = work.Task(rng.randbytes(16).hex(), frames, rng.randrange(2**31), "resumable")
@@ -47,6 +51,8 @@ class Script:
             if error.code not in TYPED and not (error.code == "E_JOB" and request.op in ("retake", "forget")):
                 self.broken(f"{request.op} was answered {error.code}: {error.message}")
         except NoAnswer:
+            if self._mortal:
+                raise
             self.broken(f"{request.op} was not answered")
         return None
 

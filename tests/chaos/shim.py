@@ -67,6 +67,11 @@ def plain(name: str) -> str:
     return re.sub(r"(?<![a-z])v?\d+(?![a-z0-9])", "N", name)
 
 
+def pattern(name: str) -> str:
+    """Matches the names that `plain` makes into `name`."""
+    return name.replace("N", "*").replace("S", "*").replace(".part", ".*.part")
+
+
 class Shim:
     """The mapped file that harness, daemon and workers share."""
 
