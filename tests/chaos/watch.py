@@ -162,7 +162,7 @@ def taken(pid: int) -> Taken:
     )
 
 
-def settled(pid: int, like: Taken, wait_s: float = 40.0, memory_bytes: int = 4 << 20) -> Taken:
+def settled(pid: int, like: Taken, wait_s: float = 70.0, memory_bytes: int = 4 << 20) -> Taken:
     """What a process takes once descriptors, threads and memory are back to `like` (and so much more), or
     when the time is over.
     """
