@@ -11,6 +11,8 @@ from __future__ import annotations
 import errno
 import random
 import shutil
+import signal
+import sys
 import time
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from protocol import messages as m
 from protocol.errors import SegueError
 from tests.chaos import checker, shim, work
 from tests.chaos.line import Line, NoAnswer
-from tests.chaos.report import Report, Scale
+from tests.chaos.report import Report, Scale, side_by_side
 from tests.chaos.scripted import Script
 from tests.chaos.settings import known
 from tests.daemon.house import House
@@ -33,6 +35,7 @@ SETTINGS = (
     "takes.chunk_s=0.05", "worker.attempts=100", "worker.deaths=1000", "worker.backoff_s=0.02",
     "worker.backoff_most_s=0.02", "life.drain_s=1", "life.crash_pause_s=0", "log.level=error",
 )  # fmt: skip
+PHASES = ("daemon", "start from nothing", "start with jobs", "worker")
 WHOLE_EVERY = 8  # starts; then a job is made to its end
 FRESH_EVERY = 40  # rounds; then the daemon is started again and all is looked at from the disk
 
@@ -220,6 +223,22 @@ def _still_there(bench: Bench, told: checker.Told, where: str) -> None:
             bench.report.broken.append(f"{where}: job {told.job}, event {seq} was {event}, is {now.get(seq)}")
 
 
+def _phase(name: str, library: Path, seed: int, ci: bool) -> Report:
+    """One of `PHASES` on a daemon of its own."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+    report = Report("io", seed)
+    bench = Bench(library, seed, report)
+    try:
+        if name.startswith("start"):
+            starting(bench, ci, empty=name == "start from nothing")
+        else:
+            bench.house.start()
+            everyday(bench, name, ci)
+    finally:
+        bench.close()
+    return report
+
+
 def run(scale: Scale, seed: int, folder: Path) -> Report:
     """Every k in CI and in full; CI tries one kind of fault at each, a full run all three."""
     report = Report("io", seed)
@@ -228,12 +247,6 @@ def run(scale: Scale, seed: int, folder: Path) -> Report:
     except shim.NoShim as error:
         report.skipped.append(str(error))
         return report
-    bench = Bench(library, seed, report)
-    try:
-        starting(bench, scale.ci, empty=True)
-        everyday(bench, "daemon", scale.ci)
-        everyday(bench, "worker", scale.ci)
-        starting(bench, scale.ci, empty=False)
-    finally:
-        bench.close()
+    for found in side_by_side(_phase, [(name, library, seed, scale.ci) for name in PHASES]):
+        report.add(found)
     return report

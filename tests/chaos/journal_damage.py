@@ -7,11 +7,13 @@ gives its own job; a journal that was set aside is kept, and the daemon says so 
 from __future__ import annotations
 
 import random
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from protocol import messages as m
-from tests.chaos.report import Report, Scale
+from tests.chaos.report import Report, Scale, side_by_side
 from tests.chaos.shelf import Shelf
 
 PAGE_BYTES = 4096
@@ -163,17 +165,26 @@ def _judge(shelf: Shelf, where: str) -> None:
     shelf.report.expect(listed == set(shelf.told), f"{where}: listed are {sorted(listed)}")
 
 
-def run(scale: Scale, seed: int, folder: Path) -> Report:
-    """30 damages in CI, 300 in a full run; one in five under a running daemon."""
+def _damages(count: int, seed: int) -> Report:
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
     report = Report("journal-damage", seed)
     report.figures["served as good"] = 0
     shelf = Shelf(seed, report)
     try:
-        for number in range(scale.pick(30, 300)):
+        for number in range(count):
             if number % 5 == 4:
                 _under_the_daemon(shelf)
             else:
                 _at_rest(shelf, number)
     finally:
         shelf.close()
+    return report
+
+
+def run(scale: Scale, seed: int, folder: Path) -> Report:
+    """30 damages in CI, 300 in a full run; one in five under a running daemon."""
+    report = Report("journal-damage", seed)
+    half = -(-scale.pick(30, 300) // 2)
+    for found in side_by_side(_damages, [(half, seed), (half, seed + 1)]):
+        report.add(found)
     return report

@@ -7,20 +7,20 @@ At the end every host finishes what it began, and the whole history is judged (`
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import random
 import signal
 import sys
 import time
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.chaos import checker, shim
 from tests.chaos.host import POINTS, Host
 from tests.chaos.line import Line
-from tests.chaos.report import Report, Scale
+from tests.chaos.report import Report, Scale, side_by_side
 from tests.chaos.settings import known
 from tests.chaos.sweep import Points, run_sweep
 from tests.daemon.house import House
@@ -289,6 +289,10 @@ def run_lane(
     return lane.run(kills), set(lane.seen), lane.hit
 
 
+def _call(task: Callable[..., Any], *given: Any) -> Any:
+    return task(*given)
+
+
 def run(scale: Scale, seed: int, folder: Path) -> Report:
     """100 kills in CI, 1,000 in a full run: two thirds in two busy daemons, the others point by point."""
     report = Report("kills", seed)
@@ -300,30 +304,15 @@ def run(scale: Scale, seed: int, folder: Path) -> Report:
     kills = scale.pick(100, 1000) if library is None else scale.pick(66, 700)
     seen: Points = set()
     hit: Points = set()
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(LANES, mp_context=context) as pool:
-        tasks = [
-            pool.submit(
-                run_lane, folder / f"lane{n}", library, n, seed + n, kills // LANES + (n < kills % LANES)
-            )
-            for n in range(LANES)
-        ]
-        if library is not None:
-            tasks.append(pool.submit(run_sweep, library, seed, scale.ci))
-        for task in tasks:
-            try:
-                found, there, killed = task.result()
-            except BaseException:
-                for process in multiprocessing.active_children():
-                    process.terminate()
-                raise
-            seen, hit = seen | there, hit | killed
-            report.broken += found.broken
-            for name, value in found.figures.items():
-                if name == "slowest start s":
-                    report.figures[name] = max(value, report.figures.get(name, 0))
-                else:
-                    report.count(name, value)
+    share = [kills // LANES + (number < kills % LANES) for number in range(LANES)]
+    tasks: list[tuple[Any, ...]] = [
+        (run_lane, folder / f"lane{n}", library, n, seed + n, share[n]) for n in range(LANES)
+    ]
+    if library is not None:
+        tasks.append((run_sweep, library, seed, scale.ci))
+    for found, there, killed in side_by_side(_call, tasks, LANES):
+        report.add(found)
+        seen, hit = seen | there, hit | killed
     report.figures["points (before and after each call) that were seen"] = len(seen)
     report.figures["points killed at"] = len(hit)
     if not scale.ci:

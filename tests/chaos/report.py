@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 
@@ -34,7 +37,7 @@ class Report:
     def holds(self) -> bool:
         return not self.broken
 
-    def count(self, figure: str, more: int = 1) -> None:
+    def count(self, figure: str, more: int | float = 1) -> None:
         self.figures[figure] = self.figures.get(figure, 0) + more
 
     def expect(self, true: bool, otherwise: str) -> bool:
@@ -42,6 +45,18 @@ class Report:
         if not true:
             self.broken.append(otherwise)
         return true
+
+    def add(self, other: Report) -> None:
+        """What a piece of the part that ran by itself has found; numbers are added up, "slowest" ones not."""
+        self.broken += other.broken
+        self.skipped += [reason for reason in other.skipped if reason not in self.skipped]
+        for name, value in other.figures.items():
+            if not isinstance(value, int | float):
+                self.figures[name] = value
+            elif name.startswith("slowest"):
+                self.figures[name] = max(value, self.figures.get(name, 0))
+            else:
+                self.count(name, value)
 
     def to_map(self) -> dict[str, Any]:
         return {
@@ -66,3 +81,18 @@ class Report:
 
 def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def side_by_side(task: Callable[..., Any], given: Sequence[tuple[Any, ...]], lanes: int = 2) -> list[Any]:
+    """`task(*arguments)` for each, two processes at a time; in order. When one falls over, all are ended."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(lanes, mp_context=context) as pool:
+        waiting = [pool.submit(task, *arguments) for arguments in given]
+        try:
+            return [found.result() for found in waiting]
+        except BaseException:
+            for found in waiting:
+                found.cancel()
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
