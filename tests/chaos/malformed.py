@@ -335,7 +335,9 @@ def _real_requesters(report: Report, house: House, dice: random.Random, count: i
             continue
         try:
             incoming = decode_request([b"id", b"", *frames], token)
-            if incoming.op in SPARED:
+            if (
+                incoming.op in SPARED or incoming.op == "attach"
+            ):  # a REQ that attaches is pushed to, as it asked
                 continue
             silent = False
         except Refusal as refusal:
