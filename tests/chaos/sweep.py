@@ -89,8 +89,8 @@ class Sweep:
         for index in range(begun, len(self.report.broken)):
             if not self.report.broken[index].startswith(where):
                 self.report.broken[index] = f"{where}: {self.report.broken[index]}"
-        if house_left := self._left():
-            self.report.broken.append(f"{where}: all was forgotten, and {house_left} is left")
+        if left := bench.left():
+            self.report.broken.append(f"{where}: all was forgotten, and {left[:5]} are left")
 
     def _fired(self, role: str, point: str, when: str) -> bool:
         if not self.bench.shim.fired(role):
@@ -100,17 +100,6 @@ class Sweep:
         self.report.count(f"{role}s killed in the sweep")
         self.report.count("kills")
         return True
-
-    def _left(self) -> list[str]:
-        """Only what is left for long: folders go beside the loop."""
-        state = self.bench.house.state
-        for _ in range(100):
-            left = [path.name for root in ("spool", "takes") for path in (state / root).iterdir()]
-            if not left:
-                break
-            with contextlib.suppress(NoAnswer):
-                self.bench.line.ask(m.Ping())
-        return left
 
     def first_start(self, ci: bool) -> None:
         """The k-th call of a start in an empty folder; the next start works."""
