@@ -29,11 +29,11 @@ def house() -> Iterator[House]:
 
 def findings(house: House, *words: str) -> tuple[int, dict[str, dict]]:
     """(exit status, findings by name). On a machine that is too busy for the 3 s it is asked again."""
-    for _ in range(5):
+    for _ in range(20):
         begun = time.monotonic()
         status, found = asked(house, *words)
         took_s = time.monotonic() - begun
-        assert took_s < 6 or words, f"the doctor took {took_s:.1f} s"
+        assert took_s < 8 or words, f"the doctor took {took_s:.1f} s"
         if "check" not in found:
             return status, found
     raise AssertionError("the machine is too busy for this test")
