@@ -205,7 +205,11 @@ def _flood(report: Report, scale: Scale, house: House, wire: Wire, count: int, d
             flood.close()
     took = time.monotonic() - begun
     half = [point for point in points if point[0] > count / 2]
-    at_start, at_end = points[len(points) // 4][1], settled(pid, taken(pid)).memory_bytes
+    at_start = int(points[len(points) // 4][1])
+    like = dataclasses.replace(taken(pid), memory_bytes=at_start)
+    at_end = settled(
+        pid, like, memory_bytes=MEMORY_BYTES // 2
+    ).memory_bytes  # what the heap keeps, it gives back
     grown, rate = at_end - at_start, slope(half)
     report.figures |= {
         "messages, all through the socket": flood.sent,
