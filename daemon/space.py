@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from daemon import disk
 from daemon.disk import StorageError
@@ -18,6 +20,7 @@ from protocol.errors import SegueError
 
 RESERVE_NAME = "reserve"
 RESERVE_BYTES = 1 << 20  # enough for the log of a journal that has to say how some hundred jobs ended
+_MORE_BYTES = 64 << 10
 _LENT_BYTES = 256 << 10  # what a job gives of its own for the journal, when there is nothing else
 
 
@@ -28,17 +31,40 @@ def need_bytes(audio_bytes: int, input_bytes: int) -> int:
     return 2 * audio_bytes + input_bytes + audio_bytes // 32 + 2 * _LENT_BYTES
 
 
-def give_back(reserve: Path, count: int) -> None:
-    """Free `count` bytes of a job's space, which are about to be written to another file."""
+def give_back(reserve: Path, count: int) -> bool:
+    """Free `count` bytes of a job's space, which are about to be written to another file. False when nothing
+    was held any more.
+    """
     try:
         descriptor = os.open(reserve, os.O_WRONLY | os.O_CLOEXEC)
     except OSError:
-        return  # nothing is held
+        return False
     try:
         with contextlib.suppress(OSError):
-            disk.truncate(descriptor, max(0, os.fstat(descriptor).st_size - count))
+            held = os.fstat(descriptor).st_size
+            disk.truncate(descriptor, max(0, held - count))
+            return held > 0
     finally:
         os.close(descriptor)
+    return False
+
+
+def within(
+    reserve: Path, count: int, write: Callable[[], Any], again: Callable[[], bool] = lambda: True
+) -> Any:
+    """Do `write`, which needs `count` bytes of a job's space.
+
+    What is given back is anybody's for a moment, and a disk counts whole blocks: at 0 bytes left one take in
+    40 met a full disk so. Then some more is given, while there is some and `again` says that `write` can be
+    repeated.
+    """
+    give_back(reserve, count)
+    while True:
+        try:
+            return write()
+        except OSError as error:
+            if not disk.is_full(error) or not again() or not give_back(reserve, count + _MORE_BYTES):
+                raise
 
 
 def free_bad_times(state: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daemon import disk
-from daemon.space import RESERVE_NAME, give_back
+from daemon.space import RESERVE_NAME, within
 from protocol.errors import SegueError
 
 _CHUNK = struct.Struct("<4sIHBBIqIIII")  # see Chunk.header
@@ -85,16 +85,18 @@ class SpoolWriter:
         if memoryview(data).nbytes != chunk.data_bytes:
             raise ValueError(f"{memoryview(data).nbytes} bytes for a chunk of {chunk.data_bytes}")
         placed = Placed(chunk, zlib.crc32(data), self._end)
-        give_back(self._reserve, placed.total_bytes)
-        disk.write_at(self._file, chunk.header(placed.crc), self._end)
-        disk.write_at(self._file, data, self._end + CHUNK_HEADER_BYTES)
+
+        def write() -> None:
+            disk.write_at(self._file, chunk.header(placed.crc), self._end)
+            disk.write_at(self._file, data, self._end + CHUNK_HEADER_BYTES)
+
+        within(self._reserve, placed.total_bytes, write)
         self._end += placed.total_bytes
         return placed
 
     def append_note(self, note: bytes) -> None:
         """Write a record that is no audio (see `tokens`)."""
-        give_back(self._reserve, len(note))
-        disk.write_at(self._file, note, self._end)
+        within(self._reserve, len(note), lambda: disk.write_at(self._file, note, self._end))
         self._end += len(note)
 
     def sync(self) -> None:

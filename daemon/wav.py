@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon import disk
-from daemon.space import give_back
+from daemon.space import within
 from daemon.spool import SAMPLE_BYTES
 
 _WAV = struct.Struct("<4sI4s4sIHHIIHHH4sII4sI")
@@ -49,9 +49,11 @@ def write_wav(
             crc = zlib.crc32(piece, crc)
             yield piece
 
-    if reserve is not None:
-        give_back(reserve, len(header) + size)
-    written = disk.put_file(path, content(), len(header) + size)
+    def put() -> int:
+        return disk.put_file(path, content(), len(header) + size)
+
+    untouched = crc
+    written = put() if reserve is None else within(reserve, len(header) + size, put, lambda: crc == untouched)
     if written != len(header) + size:
         path.unlink(missing_ok=True)
         raise ValueError(f"{path.name}: {written - len(header)} bytes of audio where {size} were announced")
@@ -63,8 +65,14 @@ def wav_name(variation: int, stem: str, part: str = "take") -> str:
     return f"v{variation}.{stem}{'.handle' if part == 'handle' else ''}.wav"
 
 
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """manifest.json, put in place last: a folder that has one is complete."""
-    disk.put_file(
-        folder / "manifest.json", [json.dumps(manifest, indent=1, ensure_ascii=False).encode() + b"\n"]
-    )
+def write_manifest(folder: Path, manifest: dict[str, Any], reserve: Path | None = None) -> None:
+    """manifest.json, put in place last: a folder that has one is complete. `reserve` as for `write_wav`."""
+    content = json.dumps(manifest, indent=1, ensure_ascii=False).encode() + b"\n"
+
+    def put() -> int:
+        return disk.put_file(folder / "manifest.json", [content])
+
+    if reserve is None:
+        put()
+    else:
+        within(reserve, len(content), put)

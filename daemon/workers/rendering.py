@@ -296,7 +296,8 @@ class Rendering:
             "loudness": "lufs: integrated, ITU-R BS.1770-4, ungated below 0.4 s; rms_db: all samples",
         }
         asked = {**request, "key": request["key"].hex(), "session": _hex(request.get("session"))}
-        takes.write_manifest(self.take_folder, {**manifest, "request": asked, "audio": self._spec["audio"]})
+        whole = {**manifest, "request": asked, "audio": self._spec["audio"]}
+        takes.write_manifest(self.take_folder, whole, self._spool_folder / takes.RESERVE_NAME)
         return manifest
 
     def _write(

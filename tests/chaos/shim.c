@@ -39,7 +39,7 @@ struct plan {
     char pad[20];
     char pattern[128];
 };
-struct entry { uint32_t role, call; uint64_t k; uint32_t fired, pad; char name[104]; };
+struct entry { uint32_t role, call; uint64_t k; uint32_t fired; _Atomic uint32_t whole; char name[104]; };
 
 static struct head *head;
 static struct plan *plan;
@@ -132,9 +132,12 @@ static struct verdict judge(uint32_t call, const char *name) {
         fires = at && (plan->sticky ? k >= at : k == at);
     }
     if (head->logging) {
-        struct entry *entry = ring + atomic_fetch_add(&head->logged, 1) % head->entries;
+        uint64_t index = atomic_fetch_add(&head->logged, 1);
+        struct entry *entry = ring + index % head->entries;
+        atomic_store(&entry->whole, 0);
         entry->role = role; entry->call = call; entry->k = k; entry->fired = (uint32_t)fires;
         snprintf(entry->name, sizeof entry->name, "%s", name);
+        atomic_store(&entry->whole, (uint32_t)index + 1);
     }
     if (fires) {
         atomic_fetch_add(&plan->fired, 1);

@@ -147,9 +147,11 @@ class Shim:
         start = _HEAD.size + 2 * _PLAN.size
         found = []
         for index in range(first, logged):
-            role, call, k, fired, _, name = _ENTRY.unpack_from(
+            role, call, k, fired, whole, name = _ENTRY.unpack_from(
                 self._map, start + index % _ENTRIES * _ENTRY.size
             )
+            if whole != (index + 1) & 0xFFFFFFFF:  # still being written, or its writer was killed
+                continue
             shown = name.split(b"\0")[0].decode(errors="replace")
             found.append(Call(ROLES[role], CALLS[call], shown, k, bool(fired)))
         return found
