@@ -301,7 +301,7 @@ def run(scale: Scale, seed: int, folder: Path) -> Report:
         library = shim.build(folder)
     except shim.NoShim as error:
         report.skipped.append(f"kills at named points: {error}")
-    kills = scale.pick(100, 1000) if library is None else scale.pick(66, 700)
+    kills = scale.pick(100, 1000) if library is None else scale.pick(72, 700)
     seen: Points = set()
     hit: Points = set()
     share = [kills // LANES + (number < kills % LANES) for number in range(LANES)]
