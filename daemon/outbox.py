@@ -13,7 +13,8 @@ import zmq
 
 from daemon.metrics import Metrics
 
-MAX_LATE, MAX_LATE_BYTES, LATE_S = 2048, 16 << 20, 4.0
+# 16 MiB lie in the pipe of a client that asks for bulk and never reads; with 16 MiB more here it cost 39 MiB
+MAX_LATE, MAX_LATE_BYTES, LATE_S = 2048, 8 << 20, 4.0
 BEHIND_BYTES = 1 << 20
 OVERHEAD_BYTES = 1024  # of an answer that waits, beside its frames
 _LOG = logging.getLogger("segue.outbox")
@@ -45,7 +46,7 @@ class _Late:
 class Outbox:
     """Sends on the ROUTER, which is set to refuse (ROUTER_MANDATORY) rather than to drop.
 
-    What a client's socket does not take now waits here in order, a few seconds and 16 MiB for all clients
+    What a client's socket does not take now waits here in order, a few seconds and 8 MiB for all clients
     together; a client that stands still costs one look a turn, however much waits for it.
     """
 

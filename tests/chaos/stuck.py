@@ -38,8 +38,7 @@ from tests.daemon.test_manners import YEAR_S, MovingHouse
 MEMORY_BYTES = 8 << 20
 # What the answers may take that wait for clients which do not read: 16 messages each, as libzmq keeps them.
 # One client here asks 400 times for a megabyte, the others are attached or have asked once.
-# Who asks and never reads costs 16 answers of 1 MiB in its pipe and 16 MiB of late ones in the outbox.
-GREEDY_BYTES, READER_BYTES = 32 << 20, 1 << 20
+GREEDY_BYTES, READER_BYTES = 24 << 20, 1 << 20
 LATE_S = 0.35  # how much a blocking call may take beyond its own time
 CREDIT = 8 << 20
 

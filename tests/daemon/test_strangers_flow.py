@@ -139,9 +139,10 @@ def test_too_many_held_polls_are_answered_instead(waiting: tuple[House, Wire, li
             most = max(most, _gauge(wire, "held"))
             time.sleep(0.05)
         print(f"held at most {most:.0f}, slowest ping {1000 * slowest:.1f} ms")
-        # a held poll is answered with a tick after a second, so a busy machine never sees all at once
+        # a held poll is answered with a tick after a second, so a busy machine never sees all at once;
+        # that the limit is reached and not passed is held in test_held, without a clock
         assert 100 <= most <= 1024
-        assert any(dealer.poll(2000) for dealer in dealers), "those above the limit got their answer at once"
+        assert all(dealer.poll(10_000) for dealer in dealers), "nobody waits for an answer in vain"
     finally:
         context.destroy(linger=0)
     wire.ask(m.Resume())
