@@ -16,7 +16,8 @@ _USUAL_VOICES = 4  # three stems and their mix, before a model has said what it 
 def check(submit: Submit, limits: Limits) -> None:
     """Refuse what is too long for this daemon or gives nothing to go on from (E_TOO_LONG, E_AUDIO)."""
     rate = submit.host_rate_hz
-    seconds = submit.length_frames / rate
+    frames = submit.lead_frames + submit.length_frames + submit.tail_frames
+    seconds = frames / rate
     if seconds > limits.length_s:
         raise SegueError(
             "E_TOO_LONG",
@@ -26,7 +27,7 @@ def check(submit: Submit, limits: Limits) -> None:
             value=f"{seconds:.6g} s",
             allowed=f"at most {limits.length_s:g} s",
         )
-    samples = submit.length_frames * submit.variations * voices(submit) * submit.host_channels
+    samples = frames * submit.variations * voices(submit) * submit.host_channels
     if samples > limits.job_samples:
         raise SegueError(
             "E_TOO_LONG",
@@ -35,12 +36,35 @@ def check(submit: Submit, limits: Limits) -> None:
             value=submit.variations,
             allowed=f"at most {limits.job_samples} samples altogether",
         )
-    if submit.mode == "continue":
+    if submit.mode != "generate":
         _check_prompt(submit)
+    for role, sentence in _SILENT.get(submit.mode, {}).items():
+        if _silent([block for block in submit.audio if block.format.role == role]):
+            raise SegueError(
+                "E_AUDIO", sentence, field="audio", value="silence", allowed="audio with some sound in it"
+            )
+
+
+_SILENT = {
+    "continue": {
+        "prompt": "The selection is silent, so there is nothing to go on from; select sound, or generate from"
+        " a text."
+    },
+    "accompany": {"context": "The given tracks are silent, so there is nothing to accompany."},
+    "vary": {"source": "The selection is silent, so there is nothing to vary."},
+    "fill": {"following": "What follows the gap is silent; continue what comes before it instead."},
+}
+
+
+def _silent(blocks: list[AudioBlock]) -> bool:
+    return all(memoryview(block.data).tobytes().count(0) == block.format.total_bytes for block in blocks)
 
 
 def _check_prompt(submit: Submit) -> None:
+    """A prompt that is there, or without which nothing can be done, must be long enough."""
     prompts = [block for block in submit.audio if block.format.role == "prompt"]
+    if not prompts and submit.mode != "continue":
+        return
     seconds = sum(block.format.seconds for block in prompts)
     if seconds < MIN_PROMPT_S:
         raise SegueError(
@@ -50,15 +74,6 @@ def _check_prompt(submit: Submit) -> None:
             field="audio",
             value=f"{seconds:.6g} s",
             allowed=f"at least {MIN_PROMPT_S} s",
-        )
-    if all(memoryview(block.data).tobytes().count(0) == block.format.total_bytes for block in prompts):
-        raise SegueError(
-            "E_AUDIO",
-            "The selection is silent, so there is nothing to go on from; select sound, or generate from a"
-            " text.",
-            field="audio",
-            value="silence",
-            allowed="audio with some sound in it",
         )
 
 

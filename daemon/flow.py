@@ -13,7 +13,6 @@ from typing import Any
 
 from daemon import journal as rows
 from daemon.config import Settings
-from daemon.job import handle_frames
 from daemon.jobs import JobBook
 from daemon.journal import EventRow, JobRow, Journal, pack
 from daemon.metrics import Metrics
@@ -120,7 +119,7 @@ class Flow:
     def _samples(self, row: JobRow, stored: EventRow) -> bytes:
         return self._takes.read_chunk(
             row.id, stored.data, stored.place or 0, stored.bytes or 0,
-            done=row.state == rows.DONE, handle_frames=handle_frames(row.spec),
+            done=row.state == rows.DONE, take_frames=int(row.spec["frames"]),
         )  # fmt: skip
 
     # ---- long poll ----

@@ -16,13 +16,14 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 from daemon import admission
 from daemon.config import Settings
 from daemon.disk import storage_error
-from daemon.job import handle_frames
+from daemon.job import all_frames
 from daemon.jobs import JobBook, fairness_key
 from daemon.journal import FORGOTTEN, EventRow, JobRow, Journal, pack
 from daemon.space import need_bytes
@@ -30,9 +31,13 @@ from daemon.takes import SAMPLE_BYTES, TakeStore
 from protocol.audio import AudioFormat
 from protocol.errors import SegueError
 from protocol.submit import Retake, Submit
+from protocol.tempo import Length
 
 _MAX_SEED = 2**31
 _LOG = logging.getLogger("segue.intake")
+
+# what a retake takes over as it is: the same audio, of the same length at the same rate
+_KEPT = ("audio", "prompt_frames", "rate", "channels", "frames", "lead", "tail")
 
 # A step yields what the intake's thread has to do, or None to be asked again; it ends with the row, and
 # whether the job was known.
@@ -164,9 +169,7 @@ class Intake:
         about = {
             "audio": [block.format.to_map() for block in blocks],
             "prompt_frames": sum(b.format.frames for b in submit.audio if b.format.role == "prompt"),
-            "rate": submit.host_rate_hz,
-            "channels": submit.host_channels,
-            "frames": submit.length_frames,
+            **_shape(submit),
         }
 
         def store(job: int) -> tuple[bytes, int]:
@@ -177,26 +180,29 @@ class Intake:
     def _retake(self, retake: Retake, refuse: Callable[[Submit], None]) -> _Steps:
         while retake.key in self.coming:
             yield None
-        digest = pack([int(retake.job) if retake.job.isdigit() else -1, retake.seed, retake.variations])
+        said = [int(retake.job) if retake.job.isdigit() else -1, retake.seed, retake.variations]
+        digest = pack(said if not retake.change else [*said, retake.change])
         known = self._journal.by_key(retake.key)
         if known is not None:  # even if the first job was forgotten meanwhile
             return _same(known, digest), True
         source = self._book.row(retake.job)
         request = {name: value for name, value in source.spec["request"].items() if name != "seed"}
-        request["key"] = retake.key
+        request = retake.changed(request) | {"key": retake.key}
         if retake.seed is not None:
             request["seed"] = retake.seed
         if retake.variations is not None:
             request["variations"] = retake.variations
+        about = {name: source.spec[name] for name in _KEPT if name in source.spec}
         submit = Submit.from_map(request)
+        if retake.change:
+            submit, shape = _changed_shape(submit, source.spec)
+            about |= shape
         refuse(submit)
-        names = ("audio", "prompt_frames", "rate", "channels", "frames")
 
         def store(job: int) -> tuple[bytes, int]:
             self._takes.link_inputs(source.id, job)
             return digest, source.spec["crc"]
 
-        about = {name: source.spec[name] for name in names}
         return (yield from self._create(submit, about, store)), False
 
     def _create(
@@ -209,7 +215,7 @@ class Intake:
         seed = secrets.randbelow(_MAX_SEED) if submit.seed is None else submit.seed
         turn = fairness_key(submit)
         spec = {"request": submit.to_map(), "seed": seed, "model": model, "turn": turn, **about}
-        per_voice = (spec["frames"] + handle_frames(spec)) * spec["channels"] * SAMPLE_BYTES
+        per_voice = all_frames(spec) * spec["channels"] * SAMPLE_BYTES
         inputs = sum(AudioFormat.from_map(entry).total_bytes for entry in spec["audio"])
         need = need_bytes(per_voice * submit.variations * admission.voices(submit), inputs)
         self.coming[submit.key] = Coming(turn, need)
@@ -291,3 +297,28 @@ def _same(known: JobRow, digest: bytes) -> JobRow:
             job=str(known.id),
         )
     return known
+
+
+def _shape(submit: Submit) -> dict[str, int]:
+    """How long the answer is and what lies before and after it, in samples at the host's rate."""
+    shape = {
+        "rate": submit.host_rate_hz,
+        "channels": submit.host_channels,
+        "frames": submit.length_frames,
+    }
+    beside = {"lead": submit.lead_frames, "tail": submit.tail_frames}
+    return shape | {name: frames for name, frames in beside.items() if frames}
+
+
+def _changed_shape(submit: Submit, first: dict[str, Any]) -> tuple[Submit, dict[str, int]]:
+    """A retake with other fields, whole again: what came from the first job's audio is written out."""
+    named: dict[str, Any] = {
+        "rate": submit.rate or first["rate"],
+        "channels": submit.channels or first["channels"],
+    }
+    if submit.length is None:
+        source = [entry for entry in first["audio"] if entry.get("role") == "source"]
+        mine = sum(entry["frames"] for entry in source if entry.get("track") == source[0].get("track"))
+        named["length"] = Length(frames=max(1, round(Fraction(mine * named["rate"], source[0]["rate"]))))
+    submit = replace(submit, **named)
+    return submit, {"lead": 0, "tail": 0} | _shape(submit)

@@ -66,7 +66,9 @@ class Job:
 
     @property
     def audio_s(self) -> float:
-        return float(self.spec["frames"]) / float(self.spec["rate"])
+        """What is made after the seam."""
+        made = self.spec.get("lead", 0) + self.spec["frames"] + self.spec.get("tail", 0)
+        return float(made) / float(self.spec["rate"])
 
     @property
     def handle_frames(self) -> int:
@@ -81,5 +83,13 @@ class Job:
 
 
 def handle_frames(spec: dict[str, Any]) -> int:
-    """Host samples of handle that the request asked for at most."""
-    return round(int(spec["request"].get("handle_ms", 0)) * int(spec["rate"]) / 1000)
+    """Host samples before the first delivered one, at most: what lies between the seam and the bar line, and
+    the handle that the request asked for.
+    """
+    asked = round(int(spec["request"].get("handle_ms", 0)) * int(spec["rate"]) / 1000)
+    return asked + int(spec.get("lead", 0))
+
+
+def all_frames(spec: dict[str, Any]) -> int:
+    """Host samples of a take with its handles, at most."""
+    return handle_frames(spec) + int(spec["frames"]) + int(spec.get("tail", 0))

@@ -223,6 +223,9 @@ class Operations:
             "position": active.position if active is not None and active.state == rows.QUEUED else 0,
             "seed": int(row.spec["seed"]),
             "again": again,
+            "lead_frames": int(row.spec.get("lead", 0)),
+            "frames": int(row.spec["frames"]),
+            "rate": int(row.spec["rate"]),
         }
 
     def _refuse(self, submit: Submit) -> None:

@@ -121,21 +121,25 @@ class TakeStore:
     # ---- audio events ----
 
     def read_chunk(
-        self, job: int, event: dict[str, Any], place: int, total_bytes: int, *, done: bool, handle_frames: int
+        self, job: int, event: dict[str, Any], place: int, total_bytes: int, *, done: bool, take_frames: int
     ) -> bytes:
         """The payload of an audio event, from the WAV when the job is done, else from the spool; checked.
 
-        `event` has attempt, variation, stem, position, frames, channels and crc; `handle_frames` is the
-        length of the job's handles, whose files begin at position -handle_frames.
+        `event` has attempt, variation, stem, position, frames, channels and crc; `take_frames` is the length
+        of the job's takes. A handle ends at position 0, however long it is; a tail begins where the take
+        ends.
         """
-        wav = self.take_folder(job) / wav_name(
-            event["variation"], event["stem"], "handle" if event["position"] < 0 else "take"
-        )
-        size = event["frames"] * event["channels"] * SAMPLE_BYTES
+        position, width = event["position"], event["channels"] * SAMPLE_BYTES
+        part = "handle" if position < 0 else "take" if position < take_frames else "tail"
+        wav = self.take_folder(job) / wav_name(event["variation"], event["stem"], part)
+        size = event["frames"] * width
         try:
             if done:
-                first = event["position"] + (handle_frames if event["position"] < 0 else 0)
-                data = _read_range(wav, WAV_HEADER_BYTES + first * event["channels"] * SAMPLE_BYTES, size)
+                if part == "handle":
+                    offset = wav.stat().st_size + position * width
+                else:
+                    offset = WAV_HEADER_BYTES + (position - (take_frames if part == "tail" else 0)) * width
+                data = _read_range(wav, offset, size)
             else:
                 path = self.spool_folder(job) / f"{event['attempt']}.pcm"
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)

@@ -71,6 +71,7 @@ class Views:
             rate=row.spec["rate"],
             channels=row.spec["channels"],
             frames=row.spec["frames"],
+            lead_frames=row.spec.get("lead", 0),
             created_ms=row.created_ns // 1_000_000,
             ended_ms=None if row.finished_ns is None else row.finished_ns // 1_000_000,
             folder=str(self._takes.take_folder(row.id)) if row.state == rows.DONE else None,

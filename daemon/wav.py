@@ -61,8 +61,8 @@ def write_wav(
 
 
 def wav_name(variation: int, stem: str, part: str = "take") -> str:
-    """File name of one result; `part` is "take" or "handle"."""
-    return f"v{variation}.{stem}{'.handle' if part == 'handle' else ''}.wav"
+    """File name of one result; `part` is "take", "handle" or "tail"."""
+    return f"v{variation}.{stem}{'' if part == 'take' else f'.{part}'}.wav"
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any], reserve: Path | None = None) -> None:

@@ -25,7 +25,7 @@ from .limits import (
 )
 
 SAMPLE_BYTES = {"f32le": 4, "s24le": 3, "s16le": 2}
-ROLES = ("prompt", "following", "context")
+ROLES = ("prompt", "following", "context", "source")
 STEM = matching(r"[a-z0-9][a-z0-9_-]{0,31}", "a stem's name: up to 32 of a-z 0-9 _ -")
 
 Buffer = bytes | bytearray | memoryview
@@ -41,7 +41,8 @@ class AudioFormat(Record):
     """One entry of a header's "audio" list.
 
     position counts frames at `rate` from the seam (the first new sample is 0, what lies before it is
-    negative); role and track are for audio in requests, variation and stem for audio in events.
+    negative); role and track are for audio in requests, variation for audio in events, stem for both: in a
+    request it says which of the model's stems a context track is.
     """
 
     CODE: ClassVar[str] = "E_AUDIO"

@@ -55,12 +55,17 @@ def wrong(name: str, value: object, allowed: str, code: str = "E_ARGUMENT") -> S
     return error
 
 
-def wire(check: Check, *, default: Any = _MISSING) -> Any:
-    """Declare a field. Without a default it must be given."""
+def wire(check: Check, *, default: Any = _MISSING, later: bool = False) -> Any:
+    """Declare a field. Without a default it must be given.
+
+    `later`: it came after minor 0, so it is written only where it says something else than its default: a
+    request that knows nothing of it keeps its bytes and its digest.
+    """
+    about = {"check": check, "later": later}
     if isinstance(default, (dict, list)):
         kept = default
-        return dataclasses.field(default_factory=lambda: type(kept)(kept), metadata={"check": check})
-    return dataclasses.field(default=default, metadata={"check": check})
+        return dataclasses.field(default_factory=lambda: type(kept)(kept), metadata=about)
+    return dataclasses.field(default=default, metadata=about)
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(wire,))
@@ -79,11 +84,12 @@ def record(cls: type[T]) -> type[T]:
 class _Field:
     """What `Record` needs to know of a field."""
 
-    __slots__ = ("check", "default", "factory", "key", "required")
+    __slots__ = ("check", "default", "factory", "key", "later", "required")
 
     def __init__(self, field: dataclasses.Field[Any]) -> None:
         self.check: Check = field.metadata.get("check")  # type: ignore[assignment]
         self.key = field.name.rstrip("_")
+        self.later: bool = field.metadata.get("later", False)
         self.default, self.factory = field.default, field.default_factory
         self.required = self.default is _MISSING and self.factory is _MISSING
 
@@ -155,8 +161,12 @@ class Record:
         return cls(**{k: v for k, f in cls.WIRE.items() if (v := found.get(f.key)) is not None})
 
     def to_map(self) -> dict[str, Plain]:
-        """The plain map; fields that are None are left out."""
-        return {f.key: f.check.dump(v) for k, f in self.WIRE.items() if (v := getattr(self, k)) is not None}
+        """The plain map; fields that are None are left out, and later ones that have their default."""
+        return {
+            f.key: f.check.dump(v)
+            for k, f in self.WIRE.items()
+            if (v := getattr(self, k)) is not None and not (f.later and v == f.default)
+        }
 
 
 def integer(low: int = 0, high: int = MAX_INTEGER, unit: str = "") -> Check:

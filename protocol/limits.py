@@ -8,7 +8,7 @@ limit.
 from __future__ import annotations
 
 MAJOR = 1
-MINOR = 0
+MINOR = 1
 MAGIC = b"SGU"
 TOKEN_BYTES = 32
 PREAMBLE_BYTES = len(MAGIC) + 1 + TOKEN_BYTES

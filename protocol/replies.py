@@ -195,6 +195,9 @@ class SubmitReply(Reply):
     position: int = wire(_COUNT, default=0)
     seed: int = wire(_COUNT)
     again: bool = wire(boolean(), default=False)
+    lead_frames: int = wire(_COUNT, default=0, later=True)
+    frames: int | None = wire(_COUNT, default=None)
+    rate: int | None = wire(_COUNT, default=None)
 
 
 @record
@@ -302,6 +305,7 @@ class JobInfo(Record):
     rate: int | None = wire(_COUNT, default=None)
     channels: int | None = wire(_COUNT, default=None)
     frames: int | None = wire(_COUNT, default=None)
+    lead_frames: int = wire(_COUNT, default=0, later=True)
     created_ms: int | None = wire(_COUNT, default=None)
     ended_ms: int | None = wire(_COUNT, default=None)
     folder: str | None = wire(_PATH, default=None)

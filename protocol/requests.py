@@ -163,7 +163,7 @@ class Fetch(Request):
     job: str = wire(JOB_ID)
     variation: int = wire(integer(0, MAX_VARIATIONS - 1), default=0)
     stem: str = wire(STEM, default="mix")
-    part: str = wire(choice("take", "handle"), default="take")
+    part: str = wire(choice("take", "handle", "tail"), default="take")
     as_: str = wire(choice("path", "bytes"), default="path")
     offset: int = wire(integer(0, MAX_INTEGER, "bytes"), default=0)
     max_bytes: int = wire(integer(1, 4 * 1024 * 1024, "bytes"), default=1024 * 1024)

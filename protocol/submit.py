@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from fractions import Fraction
 from typing import Any, ClassVar
 
 from .audio import STEM, AudioBlock, check_pieces, joined_blocks
 from .errors import SegueError
-from .fields import Record, array, binary, boolean, choice, integer, nested, number, record, text, wire
+from .fields import (
+    Record,
+    array,
+    binary,
+    boolean,
+    choice,
+    integer,
+    mapping,
+    nested,
+    number,
+    record,
+    text,
+    wire,
+    wrong,
+)
 from .harmony import Chord
 from .limits import (
     DEFAULT_CHANNELS,
@@ -16,6 +31,7 @@ from .limits import (
     KEY_BYTES,
     MAX_CHANNELS,
     MAX_INTEGER,
+    MAX_LENGTH_S,
     MAX_PAYLOADS,
     MAX_RATE_HZ,
     MAX_STRING_BYTES,
@@ -26,6 +42,23 @@ from .requests import JOB_ID, MODEL, Request
 from .tempo import Length, TempoMap
 
 PRIORITIES = ("live", "interactive", "batch")
+MODES = ("continue", "generate", "accompany", "vary", "fill")
+FILL_TAIL_MS = 80
+# what each mode cannot do without: role, and the sentence where it is missing
+_NEEDED = {
+    "continue": ("prompt", "To continue, give the audio to continue from."),
+    "accompany": ("context", "To accompany, give the tracks that are to be accompanied."),
+    "vary": ("source", "To vary, give the audio that is to be varied."),
+    "fill": ("following", "To fill a gap, give the audio that comes after it."),
+}
+# whose rate and channels the answer has, where the request does not say
+_LEADING = {
+    "continue": ("prompt",),
+    "generate": ("prompt",),
+    "accompany": ("prompt", "context"),
+    "vary": ("source",),
+    "fill": ("prompt", "following"),
+}
 _KEY = binary(KEY_BYTES)
 _PROJECT = text(512)
 _TEXT = text(MAX_STRING_BYTES)
@@ -60,13 +93,14 @@ class Submit(Request):
 
     `audio` holds the blocks that travel beside the header, by role: "prompt" ends at the seam, "following"
     begins where the new audio ends, "context" (other tracks) lies where its `position` says, by default
-    beginning with the prompt. Several blocks of one role and track are pieces of one sound, in order.
+    beginning with the prompt, "source" (what is varied) begins at the seam. Several blocks of one role and
+    track are pieces of one sound, in order.
     """
 
     op: ClassVar[str] = "submit"
     key: bytes = wire(_KEY)
-    mode: str = wire(choice("continue", "generate"))
-    length: Length = wire(nested(Length))
+    mode: str = wire(choice(*MODES))
+    length: Length | None = wire(nested(Length), default=None)
     session: bytes | None = wire(_KEY, default=None)
     project: str | None = wire(_PROJECT, default=None)
     model: str | None = wire(MODEL, default=None)
@@ -85,6 +119,10 @@ class Submit(Request):
     level: str = wire(choice("match", "off"), default="match")
     priority: str = wire(choice(*PRIORITIES), default="interactive")
     deadline_ms: int | None = wire(integer(1, 86_400_000, "ms"), default=None)
+    loop: bool = wire(boolean(), default=False, later=True)
+    start: str = wire(choice("edge", "bar"), default="edge", later=True)
+    strength: float = wire(number(0, 1), default=0.5, later=True)
+    tail_ms: int | None = wire(integer(0, 1000, "ms"), default=None)
     audio: tuple[AudioBlock, ...] = ()
 
     @property
@@ -96,6 +134,9 @@ class Submit(Request):
         return dataclasses.replace(self, audio=tuple(part for block in blocks for part in block.parts()))
 
     def check(self) -> None:
+        if self.length is None and self.mode != "vary":
+            raise wrong("length", None, "a Length map")
+        self._check_shape()
         if self.harmony is not None and self.tempo_map is None:
             raise SegueError(
                 "E_ARGUMENT", "Harmony counts in quarter notes and needs a tempo map.", field="tempo_map",
@@ -113,17 +154,41 @@ class Submit(Request):
             if block.format.role is None:
                 raise SegueError(
                     "E_AUDIO", f"audio[{i}].role is missing.", field=f"audio[{i}].role",
-                    allowed='"prompt", "following" or "context"',
+                    allowed='"prompt", "following", "context" or "source"',
                 )  # fmt: skip
             block.check_finite(f"audio[{i}]")
-        if self.mode == "continue" and not any(b.format.role == "prompt" for b in self.audio):
-            raise SegueError(
-                "E_AUDIO", "To continue, give the audio to continue from.", field="audio",
-                allowed='audio with role "prompt"',
-            )  # fmt: skip
+        needed, sentence = _NEEDED.get(self.mode, ("", ""))
+        if needed and not any(b.format.role == needed for b in self.audio):
+            raise SegueError("E_AUDIO", sentence, field="audio", allowed=f'audio with role "{needed}"')
         for role, track in {(b.format.role, b.format.track): None for b in self.audio}:
             check_pieces(self._pieces(str(role), track))
-        self.length.in_frames(self.host_rate_hz, self.tempo_map)
+        seconds = (self.lead_frames + self.length_frames + self.tail_frames) / self.host_rate_hz
+        if seconds > MAX_LENGTH_S + 1:
+            raise SegueError(
+                "E_TOO_LONG",
+                f"Up to the bar line and from there on it is {seconds:.6g} s; one job makes at most"
+                f" {MAX_LENGTH_S} s.",
+                field="length", value=f"{seconds:.6g} s", allowed=f"at most {MAX_LENGTH_S} s",
+            )  # fmt: skip
+
+    def _check_shape(self) -> None:
+        """Where the new audio begins and ends must make sense together."""
+        if self.start == "bar" and self.tempo_map is None:
+            raise SegueError(
+                "E_ARGUMENT", "To begin on the bar, give the tempo and the meter.", field="tempo_map",
+                allowed="a tempo map",
+            )  # fmt: skip
+        if self.start == "bar" and self.mode in ("vary", "fill"):
+            raise SegueError(
+                "E_ARGUMENT",
+                "A gap and a variation begin where the given audio says; start on the bar is for new music.",
+                field="start", value="bar", allowed="edge",
+            )  # fmt: skip
+        if self.loop and self.mode == "fill":
+            raise SegueError(
+                "E_ARGUMENT", "A gap ends in what follows, so it cannot be a loop as well.", field="loop",
+                value=True, allowed="false",
+            )  # fmt: skip
 
     def tracks(self, role: str) -> tuple[int | None, ...]:
         """The tracks given under a role, in order of appearance."""
@@ -137,23 +202,54 @@ class Submit(Request):
     def _pieces(self, role: str, track: int | None) -> list[AudioBlock]:
         return [b for b in self.audio if b.format.role == role and b.format.track == track]
 
+    def _leading(self) -> AudioBlock | None:
+        """The block whose rate and channels the answer takes over."""
+        found = (b for role in _LEADING[self.mode] for b in self.audio if b.format.role == role)
+        return next(found, None)
+
     @property
     def host_rate_hz(self) -> int:
-        """The rate of the answer: as asked, else the prompt's, else 48000."""
-        return self.rate or next(
-            (b.format.rate for b in self.audio if b.format.role == "prompt"), DEFAULT_RATE_HZ
-        )
+        """The rate of the answer: as asked, else that of the audio it belongs to, else 48000."""
+        leading = self._leading()
+        return self.rate or (DEFAULT_RATE_HZ if leading is None else leading.format.rate)
 
     @property
     def host_channels(self) -> int:
-        """The channels of the answer: as asked, else the prompt's, else 2."""
-        prompt = (b.format.channels for b in self.audio if b.format.role == "prompt")
-        return self.channels or next(prompt, DEFAULT_CHANNELS)
+        """The channels of the answer: as asked, else those of the audio it belongs to, else 2."""
+        leading = self._leading()
+        return self.channels or (DEFAULT_CHANNELS if leading is None else leading.format.channels)
 
     @property
     def length_frames(self) -> int:
-        """New samples per channel at the host's rate, exactly."""
-        return self.length.in_frames(self.host_rate_hz, self.tempo_map)
+        """New samples per channel at the host's rate, exactly: what is delivered, from position 0 on.
+
+        Raises E_ARGUMENT or E_TOO_LONG.
+        """
+        if self.length is None:
+            source = [b.format for b in self.audio if b.format.role == "source"]
+            if not source:
+                raise wrong("length", None, "a Length map")
+            first = source[0]
+            whole = sum(f.frames for f in source if f.track == first.track)
+            made = Length(frames=max(1, round(Fraction(whole * self.host_rate_hz, first.rate))))
+            return made.in_frames(self.host_rate_hz, None)
+        start = self.tempo_map.next_bar() if self.tempo_map is not None and self.start == "bar" else None
+        return self.length.in_frames(self.host_rate_hz, self.tempo_map, start)
+
+    @property
+    def lead_frames(self) -> int:
+        """Samples at the host's rate between the seam and the first delivered one: up to the bar line with
+        `start` "bar", else 0.
+        """
+        if self.start == "edge" or self.tempo_map is None:
+            return 0
+        return round(self.tempo_map.seconds_to(self.tempo_map.next_bar()) * self.host_rate_hz)
+
+    @property
+    def tail_frames(self) -> int:
+        """Samples at the host's rate that are delivered after the end, for a crossfade."""
+        tail_ms = (FILL_TAIL_MS if self.mode == "fill" else 0) if self.tail_ms is None else self.tail_ms
+        return round(Fraction(tail_ms * self.host_rate_hz, 1000))
 
     def digest(self) -> bytes:
         """SHA-256 over everything but op, id and key: equal digests are equal jobs (E_KEY_REUSE
@@ -178,12 +274,43 @@ def _sorted(value: Any) -> Any:
     return [_sorted(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
+CHANGEABLE = (
+    "length", "model", "text", "negative_text", "tempo_map", "harmony", "stems", "sampling", "guidance",
+    "rate", "channels", "handle_ms", "level", "priority", "deadline_ms", "loop", "start", "strength",
+    "tail_ms",
+)  # fmt: skip
+
+
 @record
 class Retake(Request):
-    """The same job with another seed (drawn if absent), as a new job with its own key."""
+    """The same job with another seed (drawn if absent), as a new job with its own key.
+
+    `change` holds fields of `submit` that shall be otherwise; what it does not say stays as it was. Of
+    `sampling` and `guidance` each value stands for itself; a nil brings back the default.
+    """
 
     op: ClassVar[str] = "retake"
     job: str = wire(JOB_ID)
     key: bytes = wire(_KEY)
     seed: int | None = wire(_SEED, default=None)
     variations: int | None = wire(integer(1, MAX_VARIATIONS), default=None)
+    change: dict[str, Any] | None = wire(mapping(), default=None)
+
+    def check(self) -> None:
+        for name in self.change or ():
+            if name not in CHANGEABLE:
+                raise wrong(f"change.{name}"[:80], name[:80], f"one of {', '.join(CHANGEABLE)}")
+
+    def changed(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The map of the first job's `submit` as this one wants it. Raises E_ARGUMENT where a field is not
+        what it should be.
+        """
+        made = dict(request)
+        for name, value in (self.change or {}).items():
+            if name in ("sampling", "guidance") and isinstance(value, dict):
+                value = {k: v for k, v in {**made.get(name, {}), **value}.items() if v is not None}
+            if value is None:
+                made.pop(name, None)
+            else:
+                made[name] = value
+        return made

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -104,10 +105,18 @@ class TempoMap(Record):
         quarters = self._places[i] + (bars - self._bars[i]) * self.changes[i].quarters_per_bar
         return min(quarters, self._places[i + 1]) if i + 1 < len(self._places) else quarters
 
-    def seconds_of_bars(self, bars: Fraction) -> Fraction:
-        """How long `bars` bars are from `start` on."""
-        start = fraction(self.start)
+    def next_bar(self) -> Fraction:
+        """The first bar line at or after `start`, in quarter notes from the origin."""
+        return self.quarters_at_bars(Fraction(math.ceil(self.bars_at(fraction(self.start)))))
+
+    def seconds_of_bars(self, bars: Fraction, start: Fraction | None = None) -> Fraction:
+        """How long `bars` bars are from a position on, in quarter notes from the origin (None: `start`)."""
+        start = fraction(self.start) if start is None else start
         return self._seconds_between(start, self.quarters_at_bars(self.bars_at(start) + bars))
+
+    def seconds_to(self, quarters: Fraction) -> Fraction:
+        """How long it is from `start` to a later position, in quarter notes from the origin."""
+        return self._seconds_between(fraction(self.start), quarters)
 
     def _seconds_between(self, start: Fraction, end: Fraction) -> Fraction:
         """Exactly, without what lies before: denominators grow with every tempo that is added. Two and two,
@@ -137,9 +146,10 @@ class Length(Record):
         if len(given) != 1:
             raise wrong("", ", ".join(given) or None, "exactly one of frames, seconds or bars")
 
-    def in_frames(self, rate_hz: int, tempo_map: TempoMap | None) -> int:
+    def in_frames(self, rate_hz: int, tempo_map: TempoMap | None, start: Fraction | None = None) -> int:
         """The exact count of new samples per channel at `rate_hz`: round(seconds * rate), halves to even.
 
+        `start`: where bars are counted from, in quarter notes from the map's origin (None: its `start`).
         E_ARGUMENT without a tempo map for bars or when it comes to nothing, E_TOO_LONG above an hour.
         """
         if self.frames is not None:
@@ -154,7 +164,7 @@ class Length(Record):
                 allowed="a tempo map",
             )
         else:
-            exact = tempo_map.seconds_of_bars(fraction(self.bars or 0)) * rate_hz
+            exact = tempo_map.seconds_of_bars(fraction(self.bars or 0), start) * rate_hz
         frames = round(exact)
         if frames > MAX_LENGTH_S * rate_hz:
             raise SegueError(

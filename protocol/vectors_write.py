@@ -24,13 +24,11 @@ from . import messages as m
 from .audio import Buffer
 from .errors import SegueError
 from .framing import encode_error, encode_push, encode_reply, encode_request
-from .limits import MAGIC, MAJOR, MAX_FRAME_BYTES, MAX_FRAMES, MAX_HEADER_BYTES, MAX_PAYLOADS, MINOR
+from .limits import MAJOR, MINOR
+from .vectors_malformed import JOB, KEY, TOKEN, malformed
 
 FOLDER = Path(__file__).parent / "vectors"
-TOKEN = bytes(range(32))
-KEY = bytes(range(16, 32))
 SESSION = bytes(range(32, 48))
-JOB = "41"
 MANY_BYTES = 1024  # a frame of more equal bytes than this is written as {"hex", "times"}
 
 
@@ -40,10 +38,30 @@ def prompt() -> m.AudioBlock:
     return m.AudioBlock(m.AudioFormat(rate=48000, channels=2, frames=4, role="prompt", position=-4), data)
 
 
-def following() -> m.AudioBlock:
-    """Two frames of mono s16le that come after the gap."""
-    form = m.AudioFormat(rate=44100, channels=1, frames=2, format="s16le", role="following")
+def track(role: str, position: int | None = None, **more: Any) -> m.AudioBlock:
+    """Two frames of mono s16le under a role."""
+    form = m.AudioFormat(
+        rate=44100, channels=1, frames=2, format="s16le", role=role, position=position, **more
+    )
     return m.AudioBlock(form, b"\x01\x00\xff\x7f")
+
+
+def producing(tempo: m.TempoMap) -> dict[str, m.Request]:
+    """What producers ask for besides going on (minor 1)."""
+    return {
+        "submit, accompany two tracks from the next bar on": m.Submit(
+            key=KEY, mode="accompany", length=m.Length(bars="5/2"), tempo_map=tempo, start="bar"
+        ).with_audio([track("context", -4, track=0, stem="drums"), track("context", 0, track=1)]),
+        "submit, vary a loop": m.Submit(
+            key=KEY, mode="vary", strength=0.25, loop=True, tempo_map=tempo
+        ).with_audio([track("source")]),
+        "submit, fill a gap": m.Submit(
+            key=KEY, mode="fill", length=m.Length(frames=96000), tail_ms=120
+        ).with_audio([prompt(), track("following", 96000)]),
+        "retake, in other words": m.Retake(
+            job=JOB, key=KEY[::-1], change={"text": "brighter", "sampling": {"temperature": 0.9}}
+        ),
+    }
 
 
 def chunk(seq: int = 3, position: int = 0) -> m.Audio:
@@ -106,7 +124,8 @@ def requests() -> dict[str, m.Request]:
         "submit, continue a prompt": m.Submit(
             key=KEY, mode="continue", length=m.Length(frames=96000)
         ).with_audio([prompt()]),
-        "submit, everything": full.with_audio([prompt(), following()]),
+        "submit, everything": full.with_audio([prompt(), track("following")]),
+        **producing(tempo),
         "next": m.Next(job=JOB, after=2, max_bytes=1048576, wait_ms=1000),
         "attach": m.Attach(job=JOB, after=0, credit=1048576),
         "attach, stop it": m.Attach(job=JOB, detach=True),
@@ -171,6 +190,9 @@ def replies() -> dict[str, m.Reply]:
         "load": m.LoadReply(model="pocket", state="loading", waiting_for="the weights"),
         "unload": m.UnloadReply(model="pocket", state="ready_to_load", freed_bytes=268435456, measured=True),
         "submit": m.SubmitReply(job=JOB, state="queued", position=2, seed=7),
+        "submit, on the next bar": m.SubmitReply(
+            job=JOB, state="queued", seed=7, lead_frames=12000, frames=192000, rate=48000
+        ),
         "submit, sent again": m.SubmitReply(job=JOB, state="running", seed=7, again=True),
         "next, nothing new": m.NextReply(job=JOB, state="running", tick=tick, last=2),
         "next, with audio": m.NextReply(
@@ -231,115 +253,6 @@ def errors() -> dict[str, SegueError]:
         ),
         "try again later": SegueError("E_QUEUE_FULL", "64 jobs are waiting.", retry_ms=1500, value=64),
         "a defect": SegueError("E_INTERNAL", "Something went wrong inside.", detail="incident 7c4a", job=JOB),
-    }  # fmt: skip
-
-
-def malformed() -> dict[str, tuple[Sequence[Buffer], dict[str, Any]]]:
-    """Frames as a ROUTER receives them, and what has to happen: silence and a counter, or an error."""
-    route = [b"\x00peer", b""]
-    first = MAGIC + bytes([MAJOR]) + TOKEN
-
-    def with_header(raw: bytes, *payloads: Buffer) -> list[Buffer]:
-        return [*route, first, raw, *payloads]
-
-    def packed(*payloads: Buffer, **header: Any) -> list[Buffer]:
-        return with_header(msgpack.packb(header), *payloads)
-
-    submit = {"op": "submit", "id": 9, "key": KEY, "mode": "generate", "length": {"seconds": 1}}
-    form = {"rate": 48000, "channels": 1, "frames": 2, "role": "prompt"}
-    nan = array.array("f", [0.5, float("nan")]).tobytes()
-    lie = "E_HEADER"
-    return {
-        "no empty frame": ([b"\x00peer", first, b"\x80"], {"silent": "envelope"}),
-        "nine frames of envelope": ([b"x"] * 9 + [b"", first, b"\x80"], {"silent": "envelope"}),
-        "too many frames": ([*route, first, b"\x80", *[b""] * MAX_FRAMES], {"silent": "frames"}),
-        "wrong magic": ([*route, b"HTT" + first[3:], b"\x80"], {"silent": "magic"}),
-        "F0 too short": ([*route, first[:-1], b"\x80"], {"silent": "magic"}),
-        "wrong token": ([*route, first[:-1] + b"\xff", b"\x80"], {"silent": "token"}),
-        "token of zeros": ([*route, first[:4] + bytes(32), b"\x80"], {"silent": "token"}),
-        "another major": (
-            [*route, MAGIC + b"\x02" + TOKEN, msgpack.packb({"op": "models", "id": 9})],
-            {"code": "E_VERSION", "id": 9},
-        ),
-        "another major says hello": (
-            [*route, MAGIC + b"\x02" + TOKEN, msgpack.packb({"op": "hello", "id": 9})],
-            {"ok": "hello", "id": 9},
-        ),
-        "no header": ([*route, first], {"code": lie, "id": 0}),
-        "header too long": (with_header(b"\x80" * (MAX_HEADER_BYTES + 1)), {"code": "E_SIZE", "id": 0}),
-        "empty header": (with_header(b""), {"code": lie, "id": 0}),
-        "not msgpack": (with_header(b"\xc1"), {"code": lie, "id": 0}),
-        "a byte too many": (with_header(b"\x80\x00"), {"code": lie, "id": 0}),
-        "not a map": (with_header(b"\x93\x01\x02\x03"), {"code": lie, "id": 0}),
-        "a key twice": (with_header(b"\x82\xa2id\x01\xa2id\x02"), {"code": lie, "id": 0}),
-        "a key that is not text": (with_header(b"\x81\x01\x01"), {"code": lie, "id": 0}),
-        "an extension type": (with_header(b"\x81\xa1a\xd4\x05\x00"), {"code": lie, "id": 0}),
-        "a timestamp": (with_header(b"\x81\xa1a\xd6\xff\x00\x00\x00\x00"), {"code": lie, "id": 0}),
-        "text that is not UTF-8": (with_header(b"\x81\xa1a\xa1\xff"), {"code": lie, "id": 0}),
-        "nine levels": (with_header(b"\x81\xa1a" + b"\x91" * 8 + b"\x00"), {"code": lie, "id": 0}),
-        "an array that claims 4 G": (with_header(b"\xdd\xff\xff\xff\xff"), {"code": lie, "id": 0}),
-        "no id": (packed(op="ping"), {"code": lie, "id": 0}),
-        "an id that is true": (packed(op="ping", id=True), {"code": lie, "id": 0}),
-        "an unknown op": (packed(op="dance", id=9), {"code": "E_UNKNOWN_OP", "id": 9}),
-        "an unknown key is ignored": (packed(op="ping", id=9, colour="blue"), {"ok": "ping", "id": 9}),
-        "nil is absent": (packed(op="list", id=9, limit=None), {"ok": "list", "id": 9}),
-        "a field is missing": (packed(op="cancel", id=9), {"code": "E_ARGUMENT", "id": 9, "field": "job"}),
-        "a float for a whole number": (
-            packed(op="next", id=9, job=JOB, after=1.0), {"code": "E_ARGUMENT", "id": 9, "field": "after"},
-        ),
-        "true for a whole number": (
-            packed(op="next", id=9, job=JOB, after=True), {"code": "E_ARGUMENT", "id": 9, "field": "after"},
-        ),
-        "a path for a job": (
-            packed(op="status", id=9, job="../../etc"), {"code": "E_ARGUMENT", "id": 9, "field": "job"},
-        ),
-        "a nested field": (
-            packed(**{**submit, "length": {"seconds": -1}}),
-            {"code": "E_ARGUMENT", "id": 9, "field": "length.seconds"},
-        ),
-        "two lengths": (
-            packed(**{**submit, "length": {"seconds": 1, "frames": 1}}),
-            {"code": "E_ARGUMENT", "id": 9, "field": "length"},
-        ),
-        "ten hours": (
-            packed(**{**submit, "length": {"seconds": 36000}}), {"code": "E_TOO_LONG", "id": 9,
-                "field": "length"},
-        ),
-        "bars without a tempo map": (
-            packed(**{**submit, "length": {"bars": 4}}), {"code": "E_ARGUMENT", "id": 9,
-                "field": "tempo_map"},
-        ),
-        "continue without a prompt": (
-            packed(**{**submit, "mode": "continue"}), {"code": "E_AUDIO", "id": 9, "field": "audio"},
-        ),
-        "a payload nobody described": (packed(b"\0" * 8, **submit), {"code": lie, "id": 9, "field": "audio"}),
-        "a payload that is missing": (packed(**submit, audio=[form]), {"code": lie, "id": 9,
-            "field": "audio"}),
-        "a payload that is too short": (
-            packed(b"\0" * 7, **submit, audio=[form]), {"code": "E_AUDIO", "id": 9, "field": "audio[0]"},
-        ),
-        "0 Hz": (
-            packed(b"\0" * 8, **submit, audio=[{**form, "rate": 0}]),
-            {"code": "E_AUDIO", "id": 9, "field": "audio[0].rate"},
-        ),
-        "seven channels": (
-            packed(b"\0" * 56, **submit, audio=[{**form, "channels": 7}]),
-            {"code": "E_AUDIO", "id": 9, "field": "audio[0].channels"},
-        ),
-        "a sample that is not a number": (
-            packed(nan, **submit, audio=[form]), {"code": "E_AUDIO", "id": 9, "field": "audio[0]"},
-        ),
-        "audio for an op that takes none": (
-            packed(b"\0" * 8, op="ping", id=9, audio=[form]), {"code": lie, "id": 9, "field": "audio"},
-        ),
-        "a frame above 4 MiB": (
-            packed(b"\0" * (MAX_FRAME_BYTES + 1), **submit, audio=[form]),
-            {"code": "E_SIZE", "id": 9, "field": "audio"},
-        ),
-        "too many payloads": (
-            packed(*[b"\0" * 8] * (MAX_PAYLOADS + 1), **submit, audio=[form] * (MAX_PAYLOADS + 1)),
-            {"code": "E_SIZE", "id": 9, "field": "audio"},
-        ),
     }  # fmt: skip
 
 

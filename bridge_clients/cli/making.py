@@ -243,7 +243,7 @@ def _tempo_words(submit: Submit) -> list[str]:
 
 
 def _length_words(submit: Submit) -> str:
-    if submit.length.bars is not None:
+    if submit.length is not None and submit.length.bars is not None:
         bars = submit.length.bars
         return f"{bars} bar{'' if bars == 1 else 's'}"
     return f"{submit.length_frames / submit.host_rate_hz:.3f}".rstrip("0").rstrip(".") + " s"
@@ -252,7 +252,8 @@ def _length_words(submit: Submit) -> str:
 def _last_words(making: Making, folder: Folder, written: _Written, outcome: Outcome) -> list[str]:
     submit = making.submit
     seconds = submit.length_frames / submit.host_rate_hz
-    in_seconds = f", {seconds:.3f} s" if submit.length.bars is not None else ""
+    in_bars = submit.length is not None and submit.length.bars is not None
+    in_seconds = f", {seconds:.3f} s" if in_bars else ""
     takes = f"{submit.variations} take{'s' if submit.variations > 1 else ''}"
     waited = f" ({outcome.started_s:.2f} s until the model was ready)" if outcome.started_s else ""
     at_once = " each, all at once" if submit.variations > 1 else ""

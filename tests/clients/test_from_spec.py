@@ -54,7 +54,7 @@ def test_the_page_is_enough(tmp_path: Path, kind: int) -> None:
     with FakeDaemon(folder):
         client = Stranger(folder, kind)
         hello, _ = client.ask("hello", client="a stranger", protocol=[1, 0])
-        assert hello["ok"] and hello["protocol"] == [1, 0] and hello["ready"]
+        assert hello["ok"] and hello["protocol"] == [1, 1] and hello["ready"]
         samples = struct.pack("<4f", 0.0, 0.5, -0.5, 0.25)
         job, _ = client.ask(
             "submit",

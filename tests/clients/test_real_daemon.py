@@ -23,7 +23,7 @@ def test_start_ask_and_stop(folders: Path) -> None:
     with Client(on_wait=said.append, timeout_s=20) as client:
         assert "Starting the daemon." in said
         assert client.skew is None
-        assert client.hello.protocol == (1, 0) and client.ping().boot == client.hello.boot
+        assert client.hello.protocol == (1, 1) and client.ping().boot == client.hello.boot
         assert client.list(limit=None) == []
         assert "segue_" in client.metrics()
         with pytest.raises(SegueError) as caught:

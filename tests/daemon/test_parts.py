@@ -159,7 +159,7 @@ def test_a_flipped_bit_is_never_served(tmp_path: Path) -> None:
     event = {"attempt": 1, "variation": 0, "stem": "mix", "position": 50, "frames": 50, "channels": 2}
     event["crc"] = placed[1].crc
     where = (placed[1].place, placed[1].total_bytes)
-    assert store.read_chunk(1, event, *where, done=False, handle_frames=0) == data
+    assert store.read_chunk(1, event, *where, done=False, take_frames=1000) == data
     path = store.spool_folder(1) / "1.pcm"
     sound = path.read_bytes()
     for bit in np.random.default_rng(5).integers(where[0] * 8, len(sound) * 8, 200):
@@ -167,11 +167,11 @@ def test_a_flipped_bit_is_never_served(tmp_path: Path) -> None:
         broken[bit // 8] ^= 1 << (bit % 8)
         path.write_bytes(broken)
         with pytest.raises(SegueError) as error:
-            store.read_chunk(1, event, *where, done=False, handle_frames=0)
+            store.read_chunk(1, event, *where, done=False, take_frames=1000)
         assert error.value.code == "E_TAKE_DAMAGED"
     path.unlink()
     with pytest.raises(SegueError) as error:
-        store.read_chunk(1, event, *where, done=False, handle_frames=0)
+        store.read_chunk(1, event, *where, done=False, take_frames=1000)
     assert error.value.code == "E_TAKE_MISSING"
 
 
