@@ -13,15 +13,14 @@ import platform
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bridge_clients.cli.children import python_command
 from bridge_clients.cli.showing import json_line, say
+from bridge_clients.installing import BAD, NOTE, OK, Finding
 
 FINE, WRONG = 0, 1
-OK, NOTE, BAD = "ok", "note", "bad"
 _NEEDED = (
     "torch",
     "numpy",
@@ -49,16 +48,6 @@ kind = "cuda" if cuda else "mps" if mps else "cpu"
 name = torch.cuda.get_device_name(0) if cuda else f"{torch.get_num_threads()} threads"
 print(json.dumps({"torch": torch.__version__, "device": kind, "name": name}))
 """
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at. ``level``: "ok", "note" (worth knowing) or "bad" (do what it advises)."""
-
-    what: str
-    found: str
-    level: str = OK
-    advice: str = ""
 
 
 class Child:

@@ -178,6 +178,9 @@ def build() -> Parser:
     demo.add_argument("--model", default="pocket", metavar="NAME", help="default pocket")
     demo.add_argument("--stop", action="store_true", help="stop the daemon afterwards if the demo started it")
 
+    job = add("job", "job:run", "do the job that a host has laid into a folder")
+    job.add_argument("directory", metavar="DIR", help="the job directory, see bridge_clients/JOBDIR.md")
+
     takes = add("takes", "takes:run", "list, show, play, export or forget finished takes", _json_flag())
     takes.add_argument(
         "action", nargs="?", default="list", choices=["list", "show", "play", "export", "forget"]
