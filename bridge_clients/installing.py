@@ -6,8 +6,10 @@ Each host has a module `bridge_clients.<host>.installing` with
     def check(platform: str, home: Path, environment: Mapping[str, str]) -> list[Finding]
 
 `platform` is as `sys.platform` says it, `home` the user's home folder, `environment` the variables. Neither
-function writes anything, and `files` looks only for which folders of the host are there. What is copied, and
-how it is taken back, is `segue install`'s work.
+function writes anything, and `files` looks only for which folders of the host are there: it raises E_ARGUMENT
+with advice when there is none, unless TO_VARIABLE names one (`--to FOLDER`, see `chosen_folder`). What is
+copied, and how it is taken back, is `segue install`'s work. A text `AFTERWARDS` in the module is what the
+user has to do then, in one sentence.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from protocol.errors import SegueError
 
 HOSTS = ("reaper", "ardour", "audacity")
 COMMAND_VARIABLE = "SEGUE_COMMAND"
+TO_VARIABLE = "SEGUE_INSTALL_TO"
+"""Holds the folder of `segue install HOST --to FOLDER`, in the place of the host's own."""
 OK, NOTE, BAD = "ok", "note", "bad"
 
 
@@ -65,6 +69,12 @@ class Finding:
     found: str
     level: str = OK
     advice: str = ""
+
+
+def chosen_folder(environment: Mapping[str, str]) -> Path | None:
+    """What `--to` named, in the place of the host's own folder; None without it."""
+    given = environment.get(TO_VARIABLE)
+    return Path(given) if given else None
 
 
 def command_path(environment: Mapping[str, str] = os.environ) -> Path:

@@ -213,9 +213,9 @@ class JobDir:
             self.put(DONE, to_json({k: v for k, v in done.items() if k != "settings"}) + b"\n")
 
 
-def check_folder(path: Path) -> None:
+def check_folder(path: Path, *, any_name: bool = False) -> None:
     """Refuse (E_ARGUMENT) what is no folder of the user's own, has no safe name, or is open to writers."""
-    if not SAFE_NAME.fullmatch(path.name):
+    if not any_name and not SAFE_NAME.fullmatch(path.name):
         raise _refused(path, "has a name with other characters than letters, digits, _ and -")
     try:
         info = os.lstat(path)

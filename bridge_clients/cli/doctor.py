@@ -102,6 +102,7 @@ def _findings(*, deep: bool) -> Iterator[Finding]:
     yield from _models()
     yield _service()
     yield _player()
+    yield from _hosts()
     daemon = _daemon()
     found = list(_checked(*check.answer(by_s)))
     lock = next((finding for finding in found if finding.what == "lock"), None)
@@ -223,6 +224,12 @@ def _player() -> Finding:
         advice = f"segue takes play needs one of {', '.join(PLAYERS)}"
         return Finding("player", "none is installed", NOTE, advice)
     return Finding("player", words[0])
+
+
+def _hosts() -> Iterator[Finding]:
+    from bridge_clients.host_files import findings
+
+    yield from findings()
 
 
 # ---- the daemon ----

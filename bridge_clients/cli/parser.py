@@ -28,7 +28,7 @@ _EPILOG = """exit status:
 
 
 # commands that are about this machine, whatever daemon the others speak to
-_ONLY_HERE = ("serve", "service", "keys", "config", "doctor", "version", "pull")
+_ONLY_HERE = ("serve", "service", "keys", "config", "doctor", "version", "pull", "install")
 
 
 class Parser(argparse.ArgumentParser):
@@ -180,6 +180,17 @@ def build() -> Parser:
 
     job = add("job", "job:run", "do the job that a host has laid into a folder")
     job.add_argument("directory", metavar="DIR", help="the job directory, see bridge_clients/JOBDIR.md")
+
+    watch = add("watch", "watch:run", "do the jobs that a host lays into a folder, one after the other")
+    watch.add_argument("folder", metavar="FOLDER", help="where the host makes its job directories")
+    watch.add_argument(
+        "--at-most", type=_integer(1, 16), default=4, metavar="N", help="so many at the same time (default 4)"
+    )
+    host = add("install", "hosts:run", "put Segue's actions into a host, or take them out", _json_flag())
+    host.add_argument("host", choices=["reaper", "ardour", "audacity"], metavar="HOST")
+    host.add_argument("--uninstall", action="store_true", help="take back what was installed")
+    host.add_argument("--to", metavar="FOLDER", help="the host's folder, if it is not the usual one")
+    host.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
 
     takes = add("takes", "takes:run", "list, show, play, export or forget finished takes", _json_flag())
     takes.add_argument(
