@@ -212,14 +212,21 @@ def _heard(whole: AudioFormat, request: Submit) -> tuple[int, int]:
         return start, whole.frames - start
     if whole.role == "following":
         return 0, min(whole.frames, most)
-    if whole.role == "context" and whole.position is not None:
-        new = most
-        if request.length is not None:
-            new += -(-request.length_frames * whole.rate // request.host_rate_hz)
+    if whole.role == "context" and whole.position is not None and request.length is not None:
+        end_at = most + round(_new_s(request, whole.rate) * whole.rate)
         start = min(max(0, -most - whole.position), whole.frames - 1)
-        end = min(max(start + 1, new - whole.position), whole.frames)
+        end = min(max(start + 1, end_at - whole.position), whole.frames)
         return start, end - start
     return 0, whole.frames
+
+
+def _new_s(request: Submit, rate: int) -> float:
+    """About how long the new audio is, its way to the bar line included; `rate` where the request names
+    none.
+    """
+    if request.length is not None and request.length.frames is not None:
+        return request.length.frames / (request.rate or rate)
+    return (request.length_frames + request.lead_frames) / request.host_rate_hz
 
 
 # ---- the directory's own fields ----

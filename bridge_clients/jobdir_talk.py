@@ -93,13 +93,13 @@ class Talk:
             reply = self._submit(client, request)
             self.job = reply.job
             info = self._until_there(lambda: client.status(reply.job))
-            lead = getattr(reply, "lead_frames", None) or 0
+            lead = info.lead_frames
             self._accepted(reply, info, lead)
             self._follow(client, request, info, lead)
 
     def _check_room(self, request: JobRequest) -> None:
         """Refuse before anything is made, when not even the mixes would fit."""
-        if not isinstance(request.submit, Submit) or request.submit.length is None:
+        if not isinstance(request.submit, Submit):
             return
         submit = request.submit
         need_bytes = submit.length_frames * submit.host_channels * 4 * submit.variations
@@ -204,7 +204,7 @@ class Talk:
         self, client: Client, request: JobRequest, info: JobInfo, lead: int, manifest: dict[str, Any]
     ) -> None:
         rate, channels, frames = int(manifest["rate"]), int(manifest["channels"]), int(manifest["frames"])
-        lead = int(manifest.get("lead_frames") or lead)
+        lead = int(manifest.get("lead_frames", lead))
         landing = Landing(client, info.job, self.place, request.takes_folder, request.takes_name)
         self._tell_tick({"state": "landing", "message": _WORDS["landing"]})
         told = []
