@@ -15,13 +15,23 @@ local COPY_BYTES = 65536
 --- Note a chunk that a progress line tells of.
 function growing.heard(job, line)
   if type(line.file) ~= "string" or type(line.position) ~= "number" or type(line.frames) ~= "number" then return end
-  local key = (line.stem or "mix") .. "/" .. tostring(line.variation or 0)
+  local stem, variation = line.stem or "mix", line.variation - 1
+  local key = stem .. "/" .. variation
   job.chunks = job.chunks or {}
-  local list = job.chunks[key] or { stem = line.stem or "mix", variation = line.variation or 0, shown = 0, steps = 0 }
+  local list = job.chunks[key] or { stem = stem, variation = variation, shown = 0, steps = 0 }
   job.chunks[key] = list
   -- what comes again from an earlier place replaces what was there
   while #list > 0 and list[#list].position >= line.position do list[#list] = nil end
   list[#list + 1] = { path = landing.path(job, line.file), position = line.position, frames = line.frames }
+end
+
+--- What was told at and after a position is void, of everything; it comes again.
+function growing.discard(job, line)
+  if type(line.position) ~= "number" then return end
+  for _, list in pairs(job.chunks or {}) do
+    while #list > 0 and list[#list].position >= line.position do list[#list] = nil end
+    list.shown = 0
+  end
 end
 
 local function length(list)

@@ -20,8 +20,6 @@ local SILENT_S = 10 -- no sign of life for so long: the command has ended
 local SILENT_TICKS = 100 -- and so many looks at it: REAPER itself may have stood still behind a dialog
 local MOST_STARTS = 4
 
-local STATES = { queued = "Waiting for its turn", loading = "Loading the model", generating = "Playing",
-  decoding = "Finishing", paused = "Paused", starting = "Starting Segue" }
 
 local function say(text) error({ said = text }, 0) end
 
@@ -84,10 +82,7 @@ function handlers.accepted(self, line)
 end
 
 function handlers.tick(self, line)
-  self.message = line.message or STATES[line.state] or self.message
-  if line.state == "queued" and (line.position or 0) > 1 then
-    self.message = string.format("%s (place %d)", STATES.queued, line.position)
-  end
+  self.message = line.message or self.message
   if type(line.total) == "number" and line.total > 0 and type(line.done) == "number" then
     self.part = 0.05 + 0.9 * math.min(1, line.done / line.total)
   end
@@ -97,11 +92,15 @@ end
 function handlers.note(self, line) self.remark = line.message end
 
 handlers.audio = growing.heard
+handlers.discard = growing.discard
 
 function handlers.take(self, line)
   if type(line.file) ~= "string" then return end
-  self.takes[#self.takes + 1] = { variation = line.variation or 0, stem = line.stem or "mix",
-    path = landing.path(self, line.file), frames = line.frames, handle_frames = line.handle_frames or 0 }
+  for _, known in ipairs(self.takes) do -- a second start may tell again what the first one told
+    if known.variation == line.variation - 1 and known.stem == line.stem then return end
+  end
+  self.takes[#self.takes + 1] = { variation = line.variation - 1, stem = line.stem, frames = line.frames,
+    path = landing.path(self, line.file), handle_frames = line.handle_frames or 0, tail_frames = line.tail_frames or 0 }
 end
 
 function job:listen()
@@ -124,7 +123,8 @@ function job:start()
   if not ok then say(why) end
 end
 
---- Whether the command shows that it lives; where it does not, it is started again and goes on.
+--- Whether the command shows that it lives; where it does not, it is started again and goes on. Lua cannot see
+--- when `heartbeat` was touched, but `progress` grows at least every two seconds.
 function job:look_for_life()
   local sign = (files.read(files.join(self.folder, "heartbeat"), 256) or "") .. "/" .. self.tail.at
   self.looks = (self.looks or 0) + 1
@@ -167,6 +167,8 @@ function job:finish(done)
   local state = json.get(done, "state")
   if state == "cancelled" then error({ stopped = true }, 0) end
   if state ~= "done" then say(sentence(done)) end
+  local ignored = json.get(done, "ignored")
+  if json.is_array(ignored) and type(ignored[1]) == "string" then self.remark = ignored[1] end
   if #self.takes == 0 then say("The job ended without a take: run `segue doctor` in a terminal.") end
   self.state, self.message = "landing", "Landing"
   local keep = growing.in_undo(self)
@@ -192,7 +194,7 @@ function job:run()
     local wanted = request.build(self, function() self:step_aside() end)
     local ok, why = files.write(files.join(self.folder, "request.json"), json.encode(wanted))
     if not ok then say("The job's folder cannot be written: " .. tostring(why)) end
-    self.state, self.message = "running", STATES.starting
+    self.state, self.message = "running", "Starting Segue"
     self:note("running")
     self:start()
   end

@@ -60,7 +60,7 @@ end
 
 --- Bars up to the last change of meter; behind it they follow by counting.
 function tempo:count_bars()
-  local beats, unit, qn = 4, 4, 0
+  local beats, unit = 4, 4
   local meters = {}
   for _, marker in ipairs(self.markers) do
     if marker.beats then meters[#meters + 1] = marker end
@@ -69,8 +69,8 @@ function tempo:count_bars()
     table.insert(meters, 1, { qn = 0, beats = beats, unit = unit })
   end
   for i, meter in ipairs(meters) do
-    beats, unit, qn = meter.beats, meter.unit, meter.qn
-    local bar = 0
+    local qn, bar = meter.qn, 0
+    beats, unit = meter.beats, meter.unit
     local stop = meters[i + 1] and meters[i + 1].qn
     while stop and qn < stop - 1e-9 do
       self.bars[#self.bars + 1] = { qn = qn, beats = beats, unit = unit }

@@ -1,0 +1,86 @@
+"""REAPER's stub as tests use it: a Lua process that keeps the project, with this side as its clock."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.daemon.house import ROOT
+
+SCRIPTS = ROOT / "bridge_clients" / "reaper" / "scripts"
+TESTS = ROOT / "tests" / "hosts" / "reaper"
+TURN_S = 1 / 30
+
+
+class ReaperHost:
+    """One REAPER. `command` is the segue command that `segue install reaper` would have named."""
+
+    def __init__(self, folder: Path, command: Path | None) -> None:
+        self.resource, self.media = folder / "REAPER resources", folder / "my song" / "Media"
+        installed = self.resource / "Scripts" / "Segue"
+        installed.mkdir(parents=True)
+        self.media.mkdir(parents=True)
+        if command is not None:
+            (installed / "segue-command.txt").write_text(f"{command}\n")
+        self._process = subprocess.Popen(
+            ["lua5.4", str(TESTS / "driver.lua"), str(SCRIPTS), str(TESTS)], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True, cwd=folder,
+        )  # fmt: skip
+        self.ask("open", resource=str(self.resource), media=str(self.media), wall=time.monotonic())
+
+    def ask(self, what: str, **given: Any) -> dict[str, Any]:
+        """One command; an error in Lua is an AssertionError here."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"do": what, **given}) + "\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline() or '{"error": "the stub ended"}')
+        assert "error" not in answer, answer["error"]
+        return answer
+
+    def action(self, name: str) -> dict[str, Any]:
+        return self.ask("action", name=name, wall=time.monotonic())
+
+    def tick(self) -> bool:
+        """One turn of REAPER's main loop; whether a script lives on."""
+        answer = self.ask("tick", wall=time.monotonic())
+        return bool(answer["alive"])
+
+    def state(self) -> dict[str, Any]:
+        return self.ask("state")
+
+    def until(self, true: Callable[[dict[str, Any]], Any], wait_s: float = 40.0) -> dict[str, Any]:
+        """Turn after turn, thirty a second, until the state is as wanted."""
+        by = time.monotonic() + wait_s
+        while True:
+            self.tick()
+            found = self.state()
+            if true(found):
+                return found
+            assert time.monotonic() < by, (found["window"], found["messages"], found["console"])
+            time.sleep(TURN_S)
+
+    def run(self, wait_s: float = 60.0) -> dict[str, Any]:
+        """Until no script lives any more."""
+        by = time.monotonic() + wait_s
+        while self.tick():
+            if time.monotonic() > by:
+                raise AssertionError(self.state()["window"])
+            time.sleep(TURN_S)
+        return self.state()
+
+    def job_folders(self) -> list[Path]:
+        return sorted((self.resource / "Data" / "Segue" / "jobs").glob("job-*"))
+
+    def close(self) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(5)
+        self._process.stdout.close()
