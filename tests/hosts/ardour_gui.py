@@ -47,7 +47,7 @@ end
 drive ()
 """
 # What the user does in Ardour's Script Manager, as Ardour keeps it: base64 of Lua, in slots and hooks.
-_LOAD = "local params = ... ardour = function () end assert(loadfile([==[{path}]==]))() return factory(params)"
+_LOAD = "ardour = function () end assert(loadfile([==[{path}]==]))() return factory({{}})"
 _TIMER = 47  # LuaTimerDS among the 49 signals of Ardour 7.3
 
 
@@ -104,7 +104,7 @@ class Ardour:
         actions: list[str],
         hook: str | None,
         environment: Mapping[str, str],
-        command: list[str],
+        command: Path,
         rate: int = 48_000,
         display: str = DISPLAY,
     ) -> None:
@@ -116,7 +116,7 @@ class Ardour:
         config = self.home / ".config" / "ardour7"
         self.scripts = config / "scripts"
         shutil.copytree(scripts, self.scripts)
-        (self.scripts / "segue.json").write_text(json.dumps({"command": command}))
+        (self.scripts / "segue-command.txt").write_text(f"{command}\n")
         (config / ".a7").touch()
         (config / "config").write_text(_CONFIG.format(rate=rate))
         drive = self.folder / "driver.lua"
@@ -201,7 +201,9 @@ class Ardour:
         out.unlink(missing_ok=True)
         (self.folder / "in.lua").write_text(code)
         self.act("driver")
-        _until(out.exists, wait_s, "the driver in Ardour")
+        _until(lambda: out.exists() or self.editor.poll() is not None, wait_s, "the driver in Ardour")
+        if self.editor.poll() is not None:
+            raise AssertionError("Ardour ended: " + (self.folder / "log").read_text()[-4000:])
         state, _, text = out.read_text().partition("\n")
         if state != "ok":
             raise AssertionError(text)

@@ -62,7 +62,9 @@ function act.retake ()
 	act.guarded (function ()
 		act.need_hook ()
 		local wanted = {}
-		for r in Editor:get_selection ().regions:regionlist ():iter () do wanted[r:to_stateful ():id ():to_s ()] = true end
+		for _, r in ipairs (all (Editor:get_selection ().regions:regionlist ())) do
+			wanted[r:to_stateful ():id ():to_s ()] = true
+		end
 		local last, mine
 		for line in (files.read (files.join (files.home (), "history")) or ""):gmatch ("[^\n]+") do
 			local h = json.read (line)

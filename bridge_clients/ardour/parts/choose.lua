@@ -2,7 +2,7 @@
 local choose = {}
 local function audio_tracks ()
 	local found = {}
-	for r in Session:get_tracks ():iter () do
+	for _, r in ipairs (all (Session:get_tracks ())) do
 		local t = r:to_track ()
 		if not t:isnil () and not t:playlist ():to_audioplaylist ():isnil () then found[#found + 1] = t end
 	end
@@ -17,7 +17,7 @@ function choose.selection ()
 	local tracks = audio_tracks ()
 	local by_name = {}
 	for _, t in ipairs (tracks) do by_name[t:name ()] = t end
-	for r in sel.tracks:routelist ():iter () do
+	for _, r in ipairs (all (sel.tracks:routelist ())) do
 		if by_name[r:name ()] then chosen.tracks[#chosen.tracks + 1] = by_name[r:name ()] end
 	end
 	local from, to = sel.time:start_sample (), sel.time:end_sample ()
@@ -27,7 +27,7 @@ function choose.selection ()
 	end
 	chosen.tracks = {}
 	local seen = {}
-	for r in sel.regions:regionlist ():iter () do
+	for _, r in ipairs (all (sel.regions:regionlist ())) do
 		if not r:to_audioregion ():isnil () then
 			for _, t in ipairs (tracks) do
 				if not t:playlist ():region_by_id (r:to_stateful ():id ()):isnil () then
@@ -52,7 +52,7 @@ end
 local function channels_of (track, from, to)
 	local most = 0
 	local touched = track:playlist ():regions_touched (Temporal.timepos_t (from), Temporal.timepos_t (to))
-	for r in touched:iter () do
+	for _, r in ipairs (all (touched)) do
 		local ar = r:to_audioregion ()
 		if not ar:isnil () then most = math.max (most, ar:n_channels ()) end
 	end
@@ -165,7 +165,7 @@ function choose.order (mode, s)
 	-- the region whose end is the seam fades out while the take fades in
 	if s.crossfade and (mode == "continue" or mode == "fill") and not r.start then
 		o.crossfade = true
-		for x in chosen.tracks[1]:playlist ():region_list ():iter () do
+		for _, x in ipairs (all (chosen.tracks[1]:playlist ():region_list ())) do
 			if x:position ():samples () + x:length ():samples () == seam then o.fade_out = id_of (x) end
 			if mode == "fill" and x:position ():samples () == seam + frames then o.fade_in = id_of (x) end
 		end

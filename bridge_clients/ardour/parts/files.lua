@@ -1,5 +1,12 @@
 -- Where things lie. All of a session's jobs are in its own folder, so that they come back with the session.
 local files = {}
+-- The items of one of Ardour's lists. Its own iterators do not keep the list they walk: a list that nothing else
+-- holds is collected in the middle of the loop, and Ardour ends with it (it did).
+local function all (list)
+	local found = {}
+	for x in list:iter () do found[#found + 1] = x end
+	return found
+end
 function files.join (...) return (table.concat ({ ... }, "/"):gsub ("//+", "/")) end
 function files.home () return files.join (Session:path (), "segue") end
 function files.read (path)

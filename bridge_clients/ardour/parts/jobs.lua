@@ -11,7 +11,7 @@ local function mark (job, text)
 	if text == job.mark_text then return end
 	local list = Session:locations ()
 	if job.mark_text then
-		for l in list:list ():iter () do
+		for _, l in ipairs (all (list:list ())) do
 			if l:name () == job.mark_text then l:set_name (text); job.mark_text = text; return end
 		end
 		return -- the user took it away
@@ -22,7 +22,7 @@ local function mark (job, text)
 	job.mark_text = text
 end
 local function unmark (text)
-	for l in Session:locations ():list ():iter () do
+	for _, l in ipairs (all (Session:locations ():list ())) do
 		if l:name () == text then Session:locations ():remove (l); return end
 	end
 end
@@ -41,6 +41,17 @@ local function fail (job, why)
 	mark (job, "failed: " .. why)
 	jobs.failed = { text = job.mark_text, at = now () }
 	close (job)
+end
+
+-- Where Ardour keeps this session's audio, so that takes move with it: named after the session's folder as a rule,
+-- after its name if it was renamed; else a folder of our own, never the job's, which is deleted.
+local function takes_folder ()
+	local dir = ARDOUR.LuaAPI.FileTest.IsDir
+	for _, name in ipairs { Session:path ():match ("([^/]+)/*$"), Session:name () } do
+		local folder = files.join (Session:path (), "interchange", name, "audiofiles")
+		if ARDOUR.LuaAPI.file_test (folder, dir) then return folder end
+	end
+	return path ("takes")
 end
 
 local steps = {}
@@ -72,10 +83,7 @@ function steps.read (job, until_us)
 	for i, s in ipairs (job.order.audio) do
 		r.audio[i] = { file = s.file, role = s.role, position = s.position, stem = s.stem, track = s.track }
 	end
-	local folder = files.join (Session:path (), "interchange", Session:name (), "audiofiles")
-	if ARDOUR.LuaAPI.file_test (folder, ARDOUR.LuaAPI.FileTest.IsDir) then
-		r.takes_folder, r.takes_name = folder, "segue-" .. job.name:sub (1, 12)
-	end
+	r.takes_folder, r.takes_name = takes_folder (), "segue-" .. job.name:sub (1, 12)
 	assert (files.write (job.folder .. "/request.json", json.write (r)))
 	job.step = "start"
 end
@@ -188,10 +196,10 @@ local function look_at_queue ()
 	end
 end
 local function begin ()
-	files.start ("/bin/mkdir", "-p", path ("orders"), path ("jobs"))
+	files.start ("/bin/mkdir", "-p", path ("orders"), path ("jobs"), path ("takes"))
 	-- marks of jobs that a crash left behind
 	local left = {}
-	for l in Session:locations ():list ():iter () do
+	for _, l in ipairs (all (Session:locations ():list ())) do
 		if l:is_range_marker () and l:name ():sub (1, 6) == "segue " then left[#left + 1] = l:name () end
 	end
 	for _, text in ipairs (left) do unmark (text) end

@@ -4,7 +4,8 @@ local land = {}
 local AUDIO = ARDOUR.DataType ("audio")
 local function whole_file_region (path)
 	local name = path:match ("([^/]+)%.[^.]*$") or path
-	for _, r in ARDOUR.RegionFactory.regions ():iter () do
+	local regions = ARDOUR.RegionFactory.regions ()
+	for _, r in regions:iter () do
 		if r:name ():sub (1, #name) == name and r:whole_file () then
 			local source = r:source (0):to_filesource ()
 			if not source:isnil () and source:path () == path then return r end

@@ -30,7 +30,7 @@ local function read_region (state, id, from, n, channel)
 	local floats = state.shm[1]:to_float (0)
 	local got = ar:to_readable ():read (floats, lo - r:position ():samples (), hi - lo, math.min (channel, ar:n_channels () - 1))
 	if got < hi - lo then error ("Ardour could not read the audio of the region “" .. r:name () .. "”.", 0) end
-	return floats:array ():get_table (hi - lo), lo - from, hi - lo, ar:scale_amplitude ()
+	return floats:get_table (hi - lo), lo - from, hi - lo, ar:scale_amplitude ()
 end
 -- A track as it sounds before its fader and plugins: layers, fades, gains.
 local function read_playlist (state, id, from, n, channel)
@@ -39,7 +39,7 @@ local function read_playlist (state, id, from, n, channel)
 	local floats = state.shm[1]:to_float (0)
 	pl:to_audioplaylist ():read (floats, state.shm[2]:to_float (0), state.shm[3]:to_float (0),
 		Temporal.timepos_t (from), Temporal.timecnt_t (n), channel)
-	return floats:array ():get_table (n), 0, n, 1
+	return floats:get_table (n), 0, n, 1
 end
 local function block (state, from, n)
 	local sound, columns = state.sound, {}

@@ -124,6 +124,13 @@ function json.read (s)
 end
 -- Where things lie. All of a session's jobs are in its own folder, so that they come back with the session.
 local files = {}
+-- The items of one of Ardour's lists. Its own iterators do not keep the list they walk: a list that nothing else
+-- holds is collected in the middle of the loop, and Ardour ends with it (it did).
+local function all (list)
+	local found = {}
+	for x in list:iter () do found[#found + 1] = x end
+	return found
+end
 function files.join (...) return (table.concat ({ ... }, "/"):gsub ("//+", "/")) end
 function files.home () return files.join (Session:path (), "segue") end
 function files.read (path)
@@ -205,7 +212,7 @@ local function read_region (state, id, from, n, channel)
 	local floats = state.shm[1]:to_float (0)
 	local got = ar:to_readable ():read (floats, lo - r:position ():samples (), hi - lo, math.min (channel, ar:n_channels () - 1))
 	if got < hi - lo then error ("Ardour could not read the audio of the region “" .. r:name () .. "”.", 0) end
-	return floats:array ():get_table (hi - lo), lo - from, hi - lo, ar:scale_amplitude ()
+	return floats:get_table (hi - lo), lo - from, hi - lo, ar:scale_amplitude ()
 end
 -- A track as it sounds before its fader and plugins: layers, fades, gains.
 local function read_playlist (state, id, from, n, channel)
@@ -214,7 +221,7 @@ local function read_playlist (state, id, from, n, channel)
 	local floats = state.shm[1]:to_float (0)
 	pl:to_audioplaylist ():read (floats, state.shm[2]:to_float (0), state.shm[3]:to_float (0),
 		Temporal.timepos_t (from), Temporal.timecnt_t (n), channel)
-	return floats:array ():get_table (n), 0, n, 1
+	return floats:get_table (n), 0, n, 1
 end
 local function block (state, from, n)
 	local sound, columns = state.sound, {}
@@ -270,7 +277,8 @@ local land = {}
 local AUDIO = ARDOUR.DataType ("audio")
 local function whole_file_region (path)
 	local name = path:match ("([^/]+)%.[^.]*$") or path
-	for _, r in ARDOUR.RegionFactory.regions ():iter () do
+	local regions = ARDOUR.RegionFactory.regions ()
+	for _, r in regions:iter () do
 		if r:name ():sub (1, #name) == name and r:whole_file () then
 			local source = r:source (0):to_filesource ()
 			if not source:isnil () and source:path () == path then return r end
@@ -440,7 +448,7 @@ local function mark (job, text)
 	if text == job.mark_text then return end
 	local list = Session:locations ()
 	if job.mark_text then
-		for l in list:list ():iter () do
+		for _, l in ipairs (all (list:list ())) do
 			if l:name () == job.mark_text then l:set_name (text); job.mark_text = text; return end
 		end
 		return -- the user took it away
@@ -451,7 +459,7 @@ local function mark (job, text)
 	job.mark_text = text
 end
 local function unmark (text)
-	for l in Session:locations ():list ():iter () do
+	for _, l in ipairs (all (Session:locations ():list ())) do
 		if l:name () == text then Session:locations ():remove (l); return end
 	end
 end
@@ -470,6 +478,17 @@ local function fail (job, why)
 	mark (job, "failed: " .. why)
 	jobs.failed = { text = job.mark_text, at = now () }
 	close (job)
+end
+
+-- Where Ardour keeps this session's audio, so that takes move with it: named after the session's folder as a rule,
+-- after its name if it was renamed; else a folder of our own, never the job's, which is deleted.
+local function takes_folder ()
+	local dir = ARDOUR.LuaAPI.FileTest.IsDir
+	for _, name in ipairs { Session:path ():match ("([^/]+)/*$"), Session:name () } do
+		local folder = files.join (Session:path (), "interchange", name, "audiofiles")
+		if ARDOUR.LuaAPI.file_test (folder, dir) then return folder end
+	end
+	return path ("takes")
 end
 
 local steps = {}
@@ -501,10 +520,7 @@ function steps.read (job, until_us)
 	for i, s in ipairs (job.order.audio) do
 		r.audio[i] = { file = s.file, role = s.role, position = s.position, stem = s.stem, track = s.track }
 	end
-	local folder = files.join (Session:path (), "interchange", Session:name (), "audiofiles")
-	if ARDOUR.LuaAPI.file_test (folder, ARDOUR.LuaAPI.FileTest.IsDir) then
-		r.takes_folder, r.takes_name = folder, "segue-" .. job.name:sub (1, 12)
-	end
+	r.takes_folder, r.takes_name = takes_folder (), "segue-" .. job.name:sub (1, 12)
 	assert (files.write (job.folder .. "/request.json", json.write (r)))
 	job.step = "start"
 end
@@ -617,10 +633,10 @@ local function look_at_queue ()
 	end
 end
 local function begin ()
-	files.start ("/bin/mkdir", "-p", path ("orders"), path ("jobs"))
+	files.start ("/bin/mkdir", "-p", path ("orders"), path ("jobs"), path ("takes"))
 	-- marks of jobs that a crash left behind
 	local left = {}
-	for l in Session:locations ():list ():iter () do
+	for _, l in ipairs (all (Session:locations ():list ())) do
 		if l:is_range_marker () and l:name ():sub (1, 6) == "segue " then left[#left + 1] = l:name () end
 	end
 	for _, text in ipairs (left) do unmark (text) end

@@ -123,6 +123,13 @@ function json.read (s)
 end
 -- Where things lie. All of a session's jobs are in its own folder, so that they come back with the session.
 local files = {}
+-- The items of one of Ardour's lists. Its own iterators do not keep the list they walk: a list that nothing else
+-- holds is collected in the middle of the loop, and Ardour ends with it (it did).
+local function all (list)
+	local found = {}
+	for x in list:iter () do found[#found + 1] = x end
+	return found
+end
 function files.join (...) return (table.concat ({ ... }, "/"):gsub ("//+", "/")) end
 function files.home () return files.join (Session:path (), "segue") end
 function files.read (path)
@@ -234,118 +241,137 @@ local function points (last, of)
 	until p.ticks <= 0 or #found > 4000
 	return found
 end
-function tempo.meters (map, end_ticks)
-	return points (end_ticks, function (t)
-		local p = map:meter_at (at_ticks (t + 1))
-		return { ticks = ticks_of (p:to_point ():beats ()), beats = p:divisions_per_bar (), unit = p:note_value () }
-	end)
-end
--- The tempo map up to `last` samples, with the seam at `seam` samples: the wire's tempo_map, and whether every
--- change lies on a bar line (only then the wire's own bar count is Ardour's).
-function tempo.read (seam, last)
+-- The map's points from the origin to `last` samples.
+local function grid (last)
 	local map = Temporal.TempoMap.read ()
-	local clock = Temporal.superclock_ticks_per_second ()
-	local rate = Session:nominal_sample_rate ()
-	local end_ticks = tempo.ticks_at (map, last)
+	local g = { clock = Temporal.superclock_ticks_per_second (), rate = Session:nominal_sample_rate () }
+	g.last = tempo.ticks_at (map, last)
 	-- asked exactly at a change Ardour 7.3 names the point before it, so both ask one tick later
-	local tempi = points (end_ticks, function (t)
+	g.tempi = points (g.last, function (t)
 		local p = map:tempo_at (at_ticks (t + 1))
 		local whole = p:to_tempo ()
 		-- Ardour keeps a whole number of clock ticks a note; its bpm is only a view of that
-		local note = math.floor (clock * 60 / whole:note_types_per_minute () + 0.5)
-		return { ticks = ticks_of (p:to_point ():beats ()), clock = p:to_point ():sclock (), note = note, kind = whole:note_type () }
+		local note = math.floor (g.clock * 60 / whole:note_types_per_minute () + 0.5)
+		local kind = math.tointeger (whole:note_type ())
+		return { ticks = ticks_of (p:to_point ():beats ()), clock = p:to_point ():sclock (), note = note, kind = kind }
 	end)
-	local meters = tempo.meters (map, end_ticks)
-	local changes, whole = json.array (), true
-	local ti, mi = 1, 1
+	g.meters = points (g.last, function (t)
+		local p = map:meter_at (at_ticks (t + 1))
+		return { ticks = ticks_of (p:to_point ():beats ()), beats = p:divisions_per_bar (), unit = p:note_value () }
+	end)
+	for i, p in ipairs (g.tempi) do
+		p.quarter = p.note * p.kind / 4
+		p.sample = tempo.sample_at (p.ticks)
+		-- a ramp is told by where its end really lies: constant tempo would put it elsewhere
+		local upto = g.tempi[i + 1] and g.tempi[i + 1].ticks or g.last
+		local flat = p.sample + (upto - p.ticks) * p.quarter / PULSE / g.clock * g.rate
+		p.ramp = math.abs (tempo.sample_at (upto) - flat) > 2
+	end
+	return g
+end
+local function holding (list, key, value)
+	local found = list[1]
+	local after
+	for i, p in ipairs (list) do
+		if p[key] <= value then found, after = p, list[i + 1] end
+	end
+	return found, after or (found == list[1] and list[2]) or nil
+end
+-- Ticks of a sample and back, finer than a tick (12 samples and a half at 120): a seam may lie anywhere.
+local function fine_ticks (g, sample)
+	local p = holding (g.tempi, "sample", sample)
+	if p.ramp then return tempo.ticks_at (Temporal.TempoMap.read (), sample) end
+	return p.ticks + (sample * g.clock / g.rate - p.clock) * PULSE / p.quarter
+end
+local function fine_sample (g, ticks)
+	local near = math.floor (ticks + 0.5)
+	local p = holding (g.tempi, "ticks", ticks)
+	if p.ramp or math.abs (ticks - near) < 1e-6 then return tempo.sample_at (near) end
+	-- downwards, as Ardour does it
+	return math.floor ((p.clock + (ticks - p.ticks) * p.quarter / PULSE) * g.rate / g.clock + 1e-6)
+end
+
+-- The tempo map up to `last` samples as the wire's tempo_map, with the seam at `seam` samples. A change of tempo
+-- inside a bar says bar = false: the bar goes on.
+function tempo.read (seam, last)
+	local g = grid (last)
+	local changes = json.array ()
 	local function add (ticks, n, d)
-		local m = meters[mi]
-		local length = m.beats * 4 * PULSE // m.unit
-		local on_bar = (ticks - m.ticks) % length == 0
-		whole = whole and on_bar
+		local m = holding (g.meters, "ticks", ticks)
 		local c = { at = ratio (ticks, PULSE), bpm = ratio (n, d), beats = m.beats, unit = m.unit }
-		if not on_bar then c.bar = false end
+		if (ticks - m.ticks) % (m.beats * 4 * PULSE // m.unit) ~= 0 then c.bar = false end
 		changes[#changes + 1] = c
 	end
-	local edges = {}
-	for _, p in ipairs (tempi) do edges[p.ticks] = true end
-	for _, p in ipairs (meters) do edges[p.ticks] = true end
-	local order = {}
-	for t in pairs (edges) do order[#order + 1] = t end
+	local edges, order = {}, {}
+	for _, list in ipairs { g.tempi, g.meters } do
+		for _, p in ipairs (list) do
+			if not edges[p.ticks] then edges[p.ticks], order[#order + 1] = true, p.ticks end
+		end
+	end
 	table.sort (order)
 	for i, t in ipairs (order) do
-		while tempi[ti + 1] and tempi[ti + 1].ticks <= t do ti = ti + 1 end
-		while meters[mi + 1] and meters[mi + 1].ticks <= t do mi = mi + 1 end
-		local p = tempi[ti]
-		local upto = tempi[ti + 1] and tempi[ti + 1].ticks or end_ticks
-		-- A ramp is told by where its end really lies: constant tempo would put it elsewhere.
-		local quarter = p.note * p.kind // 4
-		local far = tempo.sample_at (upto) - tempo.sample_at (p.ticks)
-		local flat = (upto - p.ticks) * quarter / PULSE / clock * rate
-		if math.abs (far - flat) <= 2 then
-			add (t, clock * 60 * 4, p.note * p.kind)
+		local p = holding (g.tempi, "ticks", t)
+		local upto = order[i + 1] or g.last
+		if not p.ramp then
+			add (t, g.clock * 60 * 4, p.note * p.kind)
 		else
 			-- as steps of a quarter note, each exactly as long as Ardour draws it
-			local to = math.min (upto, (order[i + 1] or upto))
-			local a = t
-			while a < to and #changes < 4000 do
-				local b = math.min (a + PULSE, to)
-				local samples = tempo.sample_at (b) - tempo.sample_at (a)
+			while t < upto and #changes < 4000 do
+				local b = math.min (t + PULSE, upto)
+				local samples = tempo.sample_at (b) - tempo.sample_at (t)
 				if samples < 1 then break end
-				add (a, 60 * rate * (b - a), samples * PULSE)
-				a = b
+				add (t, 60 * g.rate * (b - t), samples * PULSE)
+				t = b
 			end
 		end
 	end
-	-- the seam, finer than Ardour's ticks: from the tempo point before it by the clock
-	local p
-	for _, q in ipairs (tempi) do if not p or tempo.sample_at (q.ticks) <= seam then p = q end end
-	local ticks = tempo.ticks_at (map, seam)
+	local p = holding (g.tempi, "sample", seam)
+	local ticks = tempo.ticks_at (Temporal.TempoMap.read (), seam)
 	local start = ratio (ticks, PULSE)
-	if tempo.sample_at (ticks) ~= seam and seam * clock % rate == 0 then
-		local quarter = p.note * p.kind // 4
-		start = ratio (p.ticks * quarter + (seam * clock // rate - p.clock) * PULSE, PULSE * quarter)
+	if tempo.sample_at (ticks) ~= seam and not p.ramp then
+		start = fine_ticks (g, seam) / PULSE
+		local quarter = math.tointeger (p.quarter)
+		if quarter and seam * g.clock % g.rate == 0 then
+			start = ratio (p.ticks * quarter + (seam * g.clock // g.rate - p.clock) * PULSE, PULSE * quarter)
+		end
 	end
-	return { changes = changes, start = start }, whole
+	return { changes = changes, start = start }
 end
+
 -- Bar lines by the meters' own ticks: Ardour 7.3's bbtwalk_to_quarters answered 0 for one bar and crashed at four.
 local HORIZON_S = 3600
-local function meters_upto (sample)
-	local map = Temporal.TempoMap.read ()
-	return tempo.meters (map, tempo.ticks_at (map, sample + HORIZON_S * Session:nominal_sample_rate ()))
-end
-local function bar_of (meters, ticks)
-	local m, after
-	for i, x in ipairs (meters) do if x.ticks <= ticks or not m then m, after = x, meters[i + 1] end end
+local function bar_of (g, ticks)
+	local m, after = holding (g.meters, "ticks", ticks)
 	local length = m.beats * 4 * PULSE // m.unit
-	local line = m.ticks + (ticks - m.ticks) // length * length
+	local line = math.floor (m.ticks + (ticks - m.ticks) // length * length)
 	local to = line + length
-	if after and after.ticks < to then to = after.ticks end
+	if after and after.ticks > line and after.ticks < to then to = after.ticks end
 	return line, to
 end
 -- Samples from `from` to `bars` bars after it, on Ardour's own grid; from inside a bar to the same part of another.
 function tempo.bars_in_samples (from, bars)
-	local meters = meters_upto (from)
+	local g = grid (from + HORIZON_S * Session:nominal_sample_rate ())
 	local ticks = tempo.ticks_at (Temporal.TempoMap.read (), from)
-	local line, to = bar_of (meters, ticks)
+	if tempo.sample_at (ticks) ~= from then ticks = fine_ticks (g, from) end
+	local line, to = bar_of (g, ticks)
 	local goal = (ticks - line) / (to - line) + bars
 	while goal >= 1 do
-		line, to = bar_of (meters, to)
+		line, to = bar_of (g, to)
 		goal = goal - 1
 	end
-	return tempo.sample_at (math.floor (line + goal * (to - line) + 0.5)) - from
+	return fine_sample (g, line + goal * (to - line)) - from
 end
 -- The bar line at or after a sample.
 function tempo.next_bar (sample)
-	local meters = meters_upto (sample)
-	local line, to = bar_of (meters, tempo.ticks_at (Temporal.TempoMap.read (), sample))
+	local g = grid (sample + HORIZON_S * Session:nominal_sample_rate ())
+	local line, to = bar_of (g, tempo.ticks_at (Temporal.TempoMap.read (), sample))
 	return tempo.sample_at (line) >= sample and tempo.sample_at (line) or tempo.sample_at (to)
 end
 -- What is selected, and what a job is to be made of it. Positions are samples on the timeline.
 local choose = {}
 local function audio_tracks ()
 	local found = {}
-	for r in Session:get_tracks ():iter () do
+	for _, r in ipairs (all (Session:get_tracks ())) do
 		local t = r:to_track ()
 		if not t:isnil () and not t:playlist ():to_audioplaylist ():isnil () then found[#found + 1] = t end
 	end
@@ -360,7 +386,7 @@ function choose.selection ()
 	local tracks = audio_tracks ()
 	local by_name = {}
 	for _, t in ipairs (tracks) do by_name[t:name ()] = t end
-	for r in sel.tracks:routelist ():iter () do
+	for _, r in ipairs (all (sel.tracks:routelist ())) do
 		if by_name[r:name ()] then chosen.tracks[#chosen.tracks + 1] = by_name[r:name ()] end
 	end
 	local from, to = sel.time:start_sample (), sel.time:end_sample ()
@@ -370,7 +396,7 @@ function choose.selection ()
 	end
 	chosen.tracks = {}
 	local seen = {}
-	for r in sel.regions:regionlist ():iter () do
+	for _, r in ipairs (all (sel.regions:regionlist ())) do
 		if not r:to_audioregion ():isnil () then
 			for _, t in ipairs (tracks) do
 				if not t:playlist ():region_by_id (r:to_stateful ():id ()):isnil () then
@@ -395,7 +421,7 @@ end
 local function channels_of (track, from, to)
 	local most = 0
 	local touched = track:playlist ():regions_touched (Temporal.timepos_t (from), Temporal.timepos_t (to))
-	for r in touched:iter () do
+	for _, r in ipairs (all (touched)) do
 		local ar = r:to_audioregion ()
 		if not ar:isnil () then most = math.max (most, ar:n_channels ()) end
 	end
@@ -508,7 +534,7 @@ function choose.order (mode, s)
 	-- the region whose end is the seam fades out while the take fades in
 	if s.crossfade and (mode == "continue" or mode == "fill") and not r.start then
 		o.crossfade = true
-		for x in chosen.tracks[1]:playlist ():region_list ():iter () do
+		for _, x in ipairs (all (chosen.tracks[1]:playlist ():region_list ())) do
 			if x:position ():samples () + x:length ():samples () == seam then o.fade_out = id_of (x) end
 			if mode == "fill" and x:position ():samples () == seam + frames then o.fade_in = id_of (x) end
 		end
@@ -579,7 +605,9 @@ function act.retake ()
 	act.guarded (function ()
 		act.need_hook ()
 		local wanted = {}
-		for r in Editor:get_selection ().regions:regionlist ():iter () do wanted[r:to_stateful ():id ():to_s ()] = true end
+		for _, r in ipairs (all (Editor:get_selection ().regions:regionlist ())) do
+			wanted[r:to_stateful ():id ():to_s ()] = true
+		end
 		local last, mine
 		for line in (files.read (files.join (files.home (), "history")) or ""):gmatch ("[^\n]+") do
 			local h = json.read (line)
