@@ -1,1 +1,1 @@
-"""Ardour: actions and a hook in Lua, one file each. Imports nothing of Segue but the way installs are said."""
+"""Ardour: actions and a hook in Lua, put together by `compose`; `installing` says where they go."""

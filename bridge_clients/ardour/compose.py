@@ -1,6 +1,7 @@
 """Puts Ardour's single-file scripts together from their parts: its Lua can load no other file.
 
-Run as ``python -m bridge_clients.ardour.compose`` after a change of a part; a test holds `scripts` against it.
+Run as ``python -m bridge_clients.ardour.compose`` after a change of a part; a test holds `scripts` against
+them.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ _CONFIG = """<?xml version="1.0" encoding="UTF-8"?>
   <Extra><AudioMIDISetup><EngineStates>
     <State backend="None (Dummy)" driver="Normal Speed" device="Silence" input-device="" output-device=""
       sample-rate="{rate}" buffer-size="1024" n-periods="0" input-latency="0" output-latency="0" lm-input=""
-      lm-output="" active="1" use-buffered-io="0" midi-option="No MIDI I/O" lru="2147483647"><MIDIDevices/></State>
+      lm-output="" active="1" use-buffered-io="0" midi-option="No MIDI I/O" lru="2147483647">
+      <MIDIDevices/></State>
   </EngineStates></AudioMIDISetup></Extra>
   <ControlProtocols><Protocol name="Open Sound Control (OSC)" active="1"/></ControlProtocols>
 </Ardour>
@@ -73,7 +74,9 @@ def _ui_scripts(actions: list[str], hooks: list[Path]) -> str:
     for i, path in enumerate(hooks):
         code = f"s = {{}} s['n'] = 'hook{i}' s['s'] = '' s['f'] = {_quoted(_LOAD.format(path=path))} "
         text = base64.b64encode(code.encode()).decode()
-        found += f'<LuaCallback lua="Lua 5.3" id="4242{i}" name="hook{i}" signals="{bits}">{text}</LuaCallback>'
+        found += (
+            f'<LuaCallback lua="Lua 5.3" id="4242{i}" name="hook{i}" signals="{bits}">{text}</LuaCallback>'
+        )
     text = base64.b64encode(state.encode()).decode()
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n<UIScripts>\n'
@@ -121,9 +124,7 @@ class Ardour:
         (config / "config").write_text(_CONFIG.format(rate=rate))
         drive = self.folder / "driver.lua"
         drive.write_text(_DRIVER % {"folder": self.folder})
-        code = [
-            "return function () " + _LOAD.format(path=self.scripts / name) + "() end" for name in actions
-        ]
+        code = ["return function () " + _LOAD.format(path=self.scripts / name) + "() end" for name in actions]
         code.append(f"return function () assert(loadfile([==[{drive}]==]))() end")
         watch = self.folder / "watch.lua"
         watch.write_text(_WATCH % {"folder": self.folder})

@@ -154,7 +154,7 @@ def test_takes_land_at_the_exact_sample_and_are_undone_in_one_step(studio: Studi
 
 
 def _two_bars() -> int:
-    """Two bars from the seam by Ardour's tempo map, worked out here: 7/8 at 97, from quarter 13 on at 141.5."""
+    """Two bars from the seam on: 7/8 at 97, from quarter 13 on at 141.5, in Ardour's clock of 282,240,000."""
     clock = 282_240_000 * 60
     slow, fast = round(clock / 97), round(clock / 141.5)
     quarter = 8 + Fraction((SEAM - 192_000) * 282_240_000, RATE * slow) + 7
