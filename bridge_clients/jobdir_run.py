@@ -53,9 +53,9 @@ class Run:
         try:
             if not self._place.begin():
                 raise Busy
-        except SegueError as error:
-            self._place.finish(self._last_words(error), None)
-            return error
+        except SegueError as refused:
+            self._place.finish(self._last_words(refused), None)
+            return refused
         threading.Thread(target=self._converse, name="segue-talk", daemon=True).start()
         gone = self._watch()
         if gone:
