@@ -50,12 +50,8 @@ class Run:
         """
         if self._place.has(DONE):
             return None
-        try:
-            if not self._place.begin():
-                raise Busy
-        except SegueError as refused:
-            self._place.finish(self._last_words(refused), None)
-            return refused
+        if not self._place.begin():
+            raise Busy
         threading.Thread(target=self._converse, name="segue-talk", daemon=True).start()
         gone = self._watch()
         if gone:
