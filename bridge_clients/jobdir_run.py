@@ -50,8 +50,12 @@ class Run:
         """
         if self._place.has(DONE):
             return None
-        if not self._place.begin():
-            raise Busy
+        try:
+            if not self._place.begin():
+                raise Busy
+        except SegueError as refused:
+            self._place.finish(self._last_words(refused), None)
+            return refused
         threading.Thread(target=self._converse, name="segue-talk", daemon=True).start()
         gone = self._watch()
         if gone:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, NoReturn
 
+from bridge_clients.cli.audacity import add_flags as add_audacity
+from bridge_clients.cli.audacity import output_flags as audacity_output
 from bridge_clients.cli.exits import USAGE
 from protocol.limits import (
     DEFAULT_RATE_HZ,
@@ -191,6 +193,8 @@ def build() -> Parser:
     host.add_argument("--uninstall", action="store_true", help="take back what was installed")
     host.add_argument("--to", metavar="FOLDER", help="the host's folder, if it is not the usual one")
     host.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    audacity = add("audacity", "audacity:run", "the selection in Audacity goes on, onto new tracks")
+    add_audacity(audacity, making, _tempo_flags, audacity_output(), _number)
 
     takes = add("takes", "takes:run", "list, show, play, export or forget finished takes", _json_flag())
     takes.add_argument(

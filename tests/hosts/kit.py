@@ -88,7 +88,11 @@ class HostJob:
     def wait(self, wait_s: float = 60.0) -> dict[str, Any]:
         """Wait for the process; gives what `done` says."""
         assert self.process is not None
-        self.process.wait(wait_s)
+        try:
+            self.process.wait(wait_s)
+        except subprocess.TimeoutExpired:
+            beat_s = time.time() - (self.folder / "heartbeat").stat().st_mtime
+            raise AssertionError(f"no end; last beat {beat_s:.1f} s ago; {self.lines()[-5:]}") from None
         found = self.done()
         assert found is not None, self.process.stderr and self.process.stderr.read()
         return found

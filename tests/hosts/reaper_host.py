@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.daemon.house import ROOT
+from tests.hosts.kit import tone, write_wav
 
 SCRIPTS = ROOT / "bridge_clients" / "reaper" / "scripts"
 TESTS = ROOT / "tests" / "hosts" / "reaper"
 TURN_S = 1 / 30
+RATE = 48_000
 
 
 class ReaperHost:
@@ -32,10 +36,10 @@ class ReaperHost:
         )  # fmt: skip
         self.ask("open", resource=str(self.resource), media=str(self.media), wall=time.monotonic())
 
-    def ask(self, what: str, **given: Any) -> dict[str, Any]:
+    def ask(self, command: str, /, **given: Any) -> dict[str, Any]:
         """One command; an error in Lua is an AssertionError here."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"do": what, **given}) + "\n")
+        self._process.stdin.write(json.dumps({"do": command, **given}) + "\n")
         self._process.stdin.flush()
         answer: dict[str, Any] = json.loads(self._process.stdout.readline() or '{"error": "the stub ended"}')
         assert "error" not in answer, answer["error"]
@@ -84,3 +88,55 @@ class ReaperHost:
             self._process.kill()
             self._process.wait(5)
         self._process.stdout.close()
+
+
+Make = Callable[[Path | None], ReaperHost]
+TURN_LIMIT_S = 0.015  # the bar that hosts are held to is 50 ms
+
+
+@pytest.fixture
+def reaper(tmp_path: Path) -> Iterator[Make]:
+    """Make REAPERs; each must have left nothing open and never have stood still."""
+    made: list[ReaperHost] = []
+
+    def make(command: Path | None) -> ReaperHost:
+        folder = tmp_path / f"reaper{len(made)}"
+        folder.mkdir()
+        made.append(ReaperHost(folder, command))
+        return made[-1]
+
+    yield make
+    for host in made:
+        try:
+            found = host.state()
+            assert found["left"] == [], found["left"]
+            assert found["console"] == [], found["console"]
+            assert found["longest_s"] <= TURN_LIMIT_S, f"a turn took {1000 * found['longest_s']:.1f} ms"
+        finally:
+            host.close()
+
+
+def song(
+    host: ReaperHost, folder: Path, *, seconds: float = 2.0, channels: int = 2, gain: float = 1.0, **more: Any
+) -> None:
+    """One track with one selected item of a tone, from 0 on."""
+    path = folder / "riff.wav"
+    write_wav(path, tone(seconds, RATE, channels), RATE)
+    item = {"path": str(path), "position": 0.0, "length": seconds, "selected": True}
+    host.ask("lay", rate=RATE, tracks=[{"name": "riff", "gain": gain, "items": [item]}], **more)
+
+
+def settings(host: ReaperHost, **values: Any) -> None:
+    """What the user set: one second with seed 7, unless it says otherwise."""
+    host.ask("settings", values={"seed": 7, "length": "seconds", "seconds": 1.0, **values})
+
+
+def landed_items(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """Everything that Segue put into the project."""
+    items = [item for track in state["tracks"] for item in track["items"]]
+    return [item for item in items if any(take["name"].startswith("segue ") for take in item["takes"])]
+
+
+def all_takes(state: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """(item, take) of everything that Segue landed."""
+    return [(item, take) for item in landed_items(state) for take in item["takes"]]

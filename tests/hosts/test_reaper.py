@@ -6,83 +6,241 @@ documentation has them, and is strict where REAPER is lenient.
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 
+from protocol import messages as m
+from tests.hosts.conftest import HostHouse
 from tests.hosts.kit import read_wav, tone, write_wav
-from tests.hosts.reaper_host import ReaperHost
+from tests.hosts.reaper_host import RATE, Make, all_takes, landed_items, reaper, settings, song
 
+__all__ = ["reaper"]
 pytestmark = pytest.mark.skipif(shutil.which("lua5.4") is None, reason="Lua 5.4 is not installed")
 
-RATE = 48_000
-TURN_LIMIT_S = 0.015
-Make = Callable[..., ReaperHost]
 
-
-@pytest.fixture
-def reaper(tmp_path: Path) -> Iterator[Make]:
-    """Make REAPERs; each must have left nothing open and never have stood still."""
-    made: list[ReaperHost] = []
-
-    def make(command: Path | None) -> ReaperHost:
-        folder = tmp_path / f"reaper{len(made)}"
-        folder.mkdir()
-        made.append(ReaperHost(folder, command))
-        return made[-1]
-
-    yield make
-    for host in made:
-        try:
-            found = host.state()
-            assert found["left"] == [], found["left"]
-            assert found["console"] == [], found["console"]
-            assert found["longest_s"] <= TURN_LIMIT_S, f"a turn took {1000 * found['longest_s']:.1f} ms"
-        finally:
-            host.close()
-
-
-def song(host: ReaperHost, folder: Path, *, seconds: float = 2.0, channels: int = 2, **more: Any) -> None:
-    """One track with one selected item of a tone, from 0 on."""
-    path = folder / "riff.wav"
-    write_wav(path, tone(seconds, RATE, channels), RATE)
-    item = {"path": str(path), "position": 0.0, "length": seconds, "selected": True}
-    host.ask("lay", **{"rate": RATE, "tracks": [{"name": "riff", "items": [item]}], **more})
-
-
-def settings(host: ReaperHost, **values: Any) -> None:
-    host.ask("settings", values={"seed": 7, "length": "seconds", "seconds": 1.0, **values})
-
-
-def all_takes(state: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """(item, take) of everything that Segue landed."""
-    return [
-        (item, take)
-        for track in state["tracks"]
-        for item in track["items"]
-        for take in item["takes"]
-        if take["name"].startswith("segue ")
-    ]
-
-
-def frames(seconds: float) -> float:
-    return seconds * RATE
-
-
-def test_a_selection_goes_on(reaper: Make, segue_command: Path, tmp_path: Path) -> None:
+def test_a_selection_goes_on_at_the_exact_sample(
+    reaper: Make, coded_house: HostHouse, segue_command: Path, tmp_path: Path
+) -> None:
     host = reaper(segue_command)
-    song(host, tmp_path)
+    song(host, tmp_path, seconds=2.0)
     settings(host, variations=3, crossfade=False)
+    before = host.state()
     host.action("Continue selection")
     found = host.run()
+
     landed = all_takes(found)
     assert [take["name"] for _, take in landed] == [f"segue continue v{v} seed 7" for v in (1, 2, 3)]
-    for item, take in landed:
-        assert frames(item["info"]["D_POSITION"]) == 2 * RATE
-        assert frames(item["info"]["D_LENGTH"]) == RATE
+    assert len(landed_items(found)) == 1 and found["tracks"][0]["items"][1] == landed[0][0]
+    for variation, (item, take) in enumerate(landed):
+        assert item["info"]["D_POSITION"] * RATE == 2 * RATE
+        assert item["info"]["D_LENGTH"] * RATE == RATE
+        assert item["info"]["B_LOOPSRC"] == item["info"]["D_FADEINLEN"] == item["info"]["D_FADEOUTLEN"] == 0
+        assert Path(take["path"]).parent == host.media and take["peaks"] == "built"
         rate, samples = read_wav(Path(take["path"]))
-        assert rate == RATE and samples.shape[1] == 2
-        assert round(frames(take["info"]["D_STARTOFFS"])) + RATE == len(samples)
+        offset = round(take["info"]["D_STARTOFFS"] * RATE)
+        assert rate == RATE and samples.shape == (offset + RATE, 2)
+        stored = json.loads(item["ext"]["segue"])
+        with coded_house.client() as wire:
+            reply = wire.ask(m.Fetch(job=stored["job"], variation=variation))
+        assert np.array_equal(samples[offset:], read_wav(Path(reply.path))[1])
+    stored = json.loads(landed[0][0]["ext"]["segue"])
+    assert stored["seed"] == stored["settings"]["seed"] == 7
+    assert stored["settings"]["length"] == {"frames": RATE}
+
+    # one undo step takes all of it away, one redo brings all of it back
+    assert found["undo"][-1] == "Segue: continue, 3 takes" and len(found["undo"]) == len(before["undo"]) + 1
+    host.ask("undo")
+    assert host.state()["tracks"] == before["tracks"]
+    host.ask("redo")
+    assert host.state()["tracks"] == found["tracks"]
+    assert host.job_folders() == [], "the job directory is cleared away"
+    assert not found["window"]["open"]
+
+
+def test_what_is_read_is_what_lies_there(reaper: Make, segue_command: Path, tmp_path: Path) -> None:
+    """Two items with a gap, a third one unselected in the gap, and a time selection that cuts."""
+    host = reaper(None)
+    rng = np.random.default_rng(5)
+    sound = rng.uniform(-0.5, 0.5, (RATE, 2)).astype(np.float32)
+    for name in ("a", "b", "c"):
+        write_wav(tmp_path / f"{name}.wav", sound, RATE)
+    items = [
+        {"path": str(tmp_path / "a.wav"), "position": 0.0, "length": 0.5, "selected": True, "offset": 0.25},
+        {"path": str(tmp_path / "b.wav"), "position": 0.5, "length": 0.5},
+        {"path": str(tmp_path / "c.wav"), "position": 1.0, "length": 0.75, "selected": True},
+    ]
+    command = tmp_path / "keeps everything"
+    command.write_text(f'#!/bin/sh\ncp -r "$2" "{tmp_path}/kept"\n')
+    command.chmod(0o700)
+    (host.resource / "Scripts" / "Segue" / "segue-command.txt").write_text(f"{command}\n")
+    host.ask("lay", rate=RATE, tracks=[{"items": items}], selection=[0.25, 1.5])
+    settings(host)
+    host.action("Continue selection")
+    host.until(lambda _: (tmp_path / "kept" / "request.json").exists())
+    request = json.loads((tmp_path / "kept" / "request.json").read_text())
+    rate, heard = read_wav(tmp_path / "kept" / "prompt.wav")
+    at = round(RATE * 0.25)
+    expected = np.concatenate([sound[2 * at : 3 * at], np.zeros((2 * at, 2)), sound[: 2 * at]])
+    assert rate == RATE and np.array_equal(heard, expected.astype(np.float32))
+    assert request["audio"] == [{"file": "prompt.wav", "position": -5 * at, "role": "prompt"}]
+    assert request["length"] == {"frames": RATE} and request["takes_folder"] == str(host.media)
+
+
+def test_without_the_command_it_says_what_to_run(reaper: Make, tmp_path: Path) -> None:
+    host = reaper(None)
+    song(host, tmp_path)
+    host.action("Continue selection")
+    (message,) = host.state()["messages"]
+    assert "segue install reaper" in message
+    (host.resource / "Scripts" / "Segue" / "segue-command.txt").write_text("/nowhere/segue\n")
+    host.action("Continue selection")
+    assert "/nowhere/segue" in host.state()["messages"][1]
+    assert host.job_folders() == [] and host.state()["started"] == []
+
+
+@pytest.mark.parametrize(
+    ("action", "word"),
+    [
+        ("Continue selection", "item"),
+        ("Accompany selection", "items"),
+        ("Vary", "item"),
+        ("Fill time selection", "time selection"),
+        ("Retake", "item that Segue made"),
+        ("Cancel", "Nothing is under way"),
+    ],
+)
+def test_nothing_selected_is_a_sentence(
+    reaper: Make, segue_command: Path, tmp_path: Path, action: str, word: str
+) -> None:
+    host = reaper(segue_command)
+    host.ask("lay", rate=RATE, tracks=[{"name": "empty"}])
+    host.action(action)
+    (message,) = host.state()["messages"]
+    assert word in message and host.state()["started"] == []
+
+
+def test_mono_stays_mono_at_the_projects_rate(reaper: Make, segue_command: Path, tmp_path: Path) -> None:
+    host = reaper(segue_command)
+    write_wav(tmp_path / "voice.wav", tone(1.0, 44_100, 1), 44_100)
+    item = {"path": str(tmp_path / "voice.wav"), "position": 1.0, "length": 1.0, "selected": True}
+    host.ask("lay", rate=44_100, tracks=[{"items": [item]}])
+    settings(host, variations=1, seconds=0.75, crossfade=False)
+    host.action("Continue selection")
+    ((item, take),) = all_takes(host.run())
+    rate, samples = read_wav(Path(take["path"]))
+    assert rate == 44_100 and samples.shape[1] == 1
+    assert round(item["info"]["D_LENGTH"] * 44_100, 6) == 33_075
+
+
+def test_the_crossfade_opens_the_handle(reaper: Make, segue_command: Path, tmp_path: Path) -> None:
+    host = reaper(segue_command)
+    song(host, tmp_path)
+    settings(host, variations=2, crossfade=True)
+    host.action("Continue selection")
+    found = host.run()
+    source, item = found["tracks"][0]["items"]
+    info = item["info"]
+    opened = round((2.0 - info["D_POSITION"]) * RATE)
+    assert opened == 3840, "80 ms of handle"
+    assert round((info["D_POSITION"] + info["D_LENGTH"]) * RATE) == 3 * RATE
+    assert info["D_FADEINLEN_AUTO"] == source["info"]["D_FADEOUTLEN_AUTO"] == opened / RATE
+    assert info["C_FADEINSHAPE"] == source["info"]["C_FADEOUTSHAPE"] == 1
+    for take in item["takes"]:
+        _, samples = read_wav(Path(take["path"]))
+        assert round(take["info"]["D_STARTOFFS"] * RATE) + opened + RATE == len(samples)
+    host.ask("undo")
+    assert host.state()["tracks"][0]["items"][0]["info"]["D_FADEOUTLEN_AUTO"] == -1
+
+
+@pytest.mark.parametrize("lanes", [False, True], ids=["takes", "lanes"])
+def test_stems_come_on_tracks_of_their_own(
+    reaper: Make, segue_command: Path, tmp_path: Path, lanes: bool
+) -> None:
+    host = reaper(segue_command)
+    song(host, tmp_path)
+    settings(host, variations=2, stems=True, model="stems", takes="lanes" if lanes else "takes")
+    host.action("Continue selection")
+    found = host.run()
+    made = {track["name"]: track for track in found["tracks"][1:]}
+    assert sorted(made) == ["segue bass", "segue drums", "segue other"]
+    for name, track in made.items():
+        stem = name.split()[1]
+        if lanes:
+            assert [item["info"]["I_FIXEDLANE"] for item in track["items"]] == [0, 1]
+            assert track["info"]["I_FREEMODE"] == 2
+            assert (track["info"]["C_LANEPLAYS:0"], track["info"]["C_LANEPLAYS:1"]) == (1, 0)
+        else:
+            assert len(track["items"]) == 1
+        names = [take["name"] for item in track["items"] for take in item["takes"]]
+        assert names == [f"segue continue v{v} {stem} seed 7" for v in (1, 2)]
+        assert {item["info"]["D_POSITION"] for item in track["items"]} == {2.0}
+    host.ask("undo")
+    assert len(host.state()["tracks"]) == 1
+
+
+def test_on_the_next_bar(reaper: Make, segue_command: Path, tmp_path: Path) -> None:
+    host = reaper(segue_command)
+    song(host, tmp_path, seconds=2.3, tempo=[{"qn": 0, "bpm": 97, "beats": 3, "unit": 4}])
+    settings(host, variations=1, start="bar", length="bars", bars=2)
+    host.action("Continue selection")
+    ((item, take),) = all_takes(host.run())
+    bar_s = 3 * 60 / 97
+    assert round(item["info"]["D_POSITION"] * RATE, 6) == round(2 * bar_s * RATE)
+    assert round(item["info"]["D_LENGTH"] * RATE, 6) == round(4 * bar_s * RATE) - round(2 * bar_s * RATE)
+    lead = round(2 * bar_s * RATE) - round(2.3 * RATE)
+    assert round(take["info"]["D_STARTOFFS"] * RATE) >= lead, "what lies between is in the handle"
+
+
+def test_a_retake_comes_beside_the_first_takes(reaper: Make, segue_command: Path, tmp_path: Path) -> None:
+    host = reaper(segue_command)
+    song(host, tmp_path)
+    settings(host, variations=2)
+    host.action("Continue selection")
+    first = host.run()
+    host.ask("touch", what="select", track=0, item=1)
+    host.action("Retake")
+    found = host.run()
+    (item,) = landed_items(found)
+    names = [take["name"] for take in item["takes"]]
+    assert names[:2] == [f"segue continue v{v} seed 7" for v in (1, 2)] and len(names) == 4
+    assert item["active"] == 3 and "seed 7" not in names[2]
+    (before,) = landed_items(first)
+    for name in ("D_POSITION", "D_LENGTH"):
+        assert item["info"][name] == before["info"][name]
+    assert item["takes"][2]["info"] == item["takes"][0]["info"]
+    assert item["takes"][2]["path"] != item["takes"][0]["path"]
+    host.ask("undo")
+    assert host.state()["tracks"] == first["tracks"]
+
+
+@pytest.mark.parametrize("source", ["pre", "post"])
+def test_generated_filled_and_with_effects(
+    reaper: Make, segue_command: Path, tmp_path: Path, source: str
+) -> None:
+    """Post-FX audio comes from a render, and what was set for it is put back."""
+    host = reaper(segue_command)
+    song(host, tmp_path, gain=0.5)
+    settings(host, variations=1, source=source, seconds=0.5, landing="end")
+    before = host.state()
+    host.action("Continue selection")
+    found = host.run()
+    assert len(all_takes(found)) == 1
+    kept = {name: value for name, value in found["info"].items() if value}
+    assert kept == before["info"] and not any(found["texts"].values())
+    assert [t["selected"] for t in found["tracks"]] == [t["selected"] for t in before["tracks"]]
+
+
+def test_at_the_cursor_from_a_text(reaper: Make, segue_command: Path, tmp_path: Path) -> None:
+    host = reaper(segue_command)
+    host.ask("lay", rate=RATE, tracks=[], cursor=3.25)
+    settings(host, variations=2, text="a waltz in blue", seconds=0.5)
+    host.action("Generate at cursor")
+    found = host.run()
+    (item,) = landed_items(found)
+    assert item["info"]["D_POSITION"] == 3.25 and len(item["takes"]) == 2
+    assert [track["name"] for track in found["tracks"]] == ["segue"]
+    assert json.loads(item["ext"]["segue"])["settings"]["text"] == "a waltz in blue"

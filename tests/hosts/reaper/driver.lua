@@ -125,7 +125,7 @@ local function plain(project)
       local takes = json.array()
       for k, take in ipairs(item.takes) do
         takes[k] = { name = take.name, path = take.source and take.source.path, info = take.info,
-          peaks = take.source and tostring(take.source.peaks) }
+          peaks = take.source and tostring(model.peaks[take.source.path]) }
       end
       items[i] = { info = item.info, takes = takes, active = item.active, ext = item.ext, guid = item.guid }
     end

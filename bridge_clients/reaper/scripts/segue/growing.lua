@@ -127,6 +127,7 @@ function growing.step(job, pause)
   reaper.PreventUIRefresh(-1)
   reaper.UpdateArrange()
   if not ok then error(problem, 0) end
+  job:save() -- another run of the script finds the items
 end
 
 --- Whether everything that grew is still in the project.

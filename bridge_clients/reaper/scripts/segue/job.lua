@@ -77,6 +77,7 @@ local handlers = {}
 
 function handlers.accepted(self, line)
   self.seed, self.lead = line.seed or self.seed, line.lead_frames or self.plan.lead
+  self.number = line.job
   if type(line.frames) == "number" then self.plan.frames = line.frames end
   self:note("running")
 end

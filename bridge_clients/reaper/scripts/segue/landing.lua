@@ -153,7 +153,7 @@ end
 
 --- What stands with the item: enough to ask again, now or in ten years.
 local function remember(job, item)
-  local text = json.encode({ version = 1, job = job.id, seed = job.seed, lead_frames = job.lead, plan = job.plan,
+  local text = json.encode({ version = 1, job = job.number, seed = job.seed, lead_frames = job.lead, plan = job.plan,
     values = job.values, settings = job.settings })
   reaper.GetSetMediaItemInfo_String(item, "P_EXT:segue", text, true)
 end

@@ -264,7 +264,10 @@ function host:functions()
   end
   function f.SetMediaItemTake_Source(take, source)
     live(self, take, "take")
+    -- the take owns its new source; the old one is the caller's to destroy
+    if take.source then self.sources[take.source] = true end
     take.source = source
+    self.sources[source] = nil
     return true
   end
   function f.GetMediaItemTake_Source(take)
@@ -274,10 +277,11 @@ function host:functions()
   function f.GetMediaSourceNumChannels(source) return source.channels end
   function f.PCM_Source_BuildPeaks(source, mode)
     if source.destroyed then error("peaks of a source that is gone") end
-    if mode == 0 then source.peaks = 3 -- as many calls as it takes
-    elseif mode == 1 then source.peaks = math.max(0, source.peaks - 1)
-    else source.peaks = "built" end
-    return source.peaks == "built" and 0 or source.peaks
+    local left = model.peaks[source.path] or 3 -- as many calls as it takes
+    if mode == 1 then left = math.max(0, left - 1) end
+    if mode == 2 then left = "built" end
+    model.peaks[source.path] = left
+    return left == "built" and 0 or left
   end
 
   -- reading audio
@@ -525,13 +529,7 @@ end
 function host:left_behind()
   local found = json.array()
   if self.accessors ~= 0 then found[#found + 1] = self.accessors .. " audio accessors" end
-  for source in pairs(self.sources) do
-    local used = owner(self, source)
-    for _, project in ipairs(self.projects) do
-      used = used or not project.open or project.at < #project.history or source.copied
-    end
-    if not used then found[#found + 1] = "the source " .. source.path end
-  end
+  for source in pairs(self.sources) do found[#found + 1] = "the source " .. source.path end
   return found
 end
 

@@ -13,12 +13,14 @@ end
 
 local cache = {} -- path -> samples; files of the tests do not change once they have their name
 
+model.peaks = {} -- path -> "built", or what is left to do: peaks belong to files, not to projects
+
 --- A source: a WAV file of float32.
 function model.source(path)
   local info = wav.inspect(path)
   if not info then return nil end
   return { kind = "PCM_source", path = path, rate = info.rate, channels = info.channels, frames = info.frames,
-    data_at = info.data_at, peaks = "none" }
+    data_at = info.data_at }
 end
 
 --- Interleaved samples of a source, as a table; zeros beyond its ends.

@@ -1,0 +1,164 @@
+-- Finished takes onto the timeline. What Ardour cannot undo (a new track, a new playlist, a file brought in) is
+-- done first, one at a time; what the user sees as the landing is one undo step at the end.
+local land = {}
+local AUDIO = ARDOUR.DataType ("audio")
+local function whole_file_region (path)
+	local name = path:match ("([^/]+)%.[^.]*$") or path
+	local regions = ARDOUR.RegionFactory.regions ()
+	for _, r in regions:iter () do
+		if r:name ():sub (1, #name) == name and r:whole_file () then
+			local source = r:source (0):to_filesource ()
+			if not source:isnil () and source:path () == path then return r end
+		end
+	end
+end
+-- Where the file lies: it is at the session's rate, so that nothing is converted (an import that converts gave
+-- 192,001 samples for 192,000), and in the session's own folder, so that it moves with the session.
+local function bring_in (path)
+	local known = whole_file_region (path)
+	if known then return known end
+	local list = C.StringVector ()
+	list:push_back (path)
+	local args = { list, Editing.ImportDistinctFiles, Editing.ImportAsRegion, Temporal.timepos_t (0), ARDOUR.PluginInfo () }
+	-- Ardour 7 wants a track as well; later versions may not (not tried there)
+	if not pcall (function () Editor:do_embed (args[1], args[2], args[3], args[4], args[5], ARDOUR.Track ()) end) then
+		Editor:do_embed (table.unpack (args))
+	end
+	return whole_file_region (path) or error ("Ardour did not take the file " .. path, 0)
+end
+local function track_named (name)
+	local r = Session:route_by_name (name)
+	if r:isnil () or r:to_track ():isnil () or r:to_track ():playlist ():to_audioplaylist ():isnil () then return nil end
+	return r:to_track ()
+end
+local function is_free (playlist, from, to)
+	return playlist:regions_touched (Temporal.timepos_t (from), Temporal.timepos_t (to)):empty ()
+end
+local function playlist_by (id) return Session:playlists ():by_id (PBD.ID (id)) end
+local function id_of (thing) return thing:to_stateful ():id ():to_s () end
+
+-- "Bass segue", "Bass segue drums", and with a track each "Bass segue 2": a take of a take stays where it is.
+local function home_of (order, take)
+	local name = order.track:gsub (" segue .*$", ""):gsub (" segue$", "")
+	name = name .. " segue"
+	if take.stem ~= "mix" then name = name .. " " .. take.stem end
+	if order.takes == "tracks" and take.variation > 1 then name = name .. " " .. take.variation end
+	return name
+end
+function land.plan (order, done)
+	local takes, stems = {}, false
+	for _, t in ipairs (done.takes) do stems = stems or t.stem ~= "mix" end
+	for _, t in ipairs (done.takes) do
+		-- the sum of the stems beside the stems would sound twice
+		if not (stems and t.stem == "mix") then takes[#takes + 1] = t end
+	end
+	table.sort (takes, function (a, b)
+		if a.variation ~= b.variation then return a.variation < b.variation end
+		return a.stem < b.stem
+	end)
+	return { takes = takes, at = 1, seed = done.seed }
+end
+local function extent (order, take)
+	local at = order.seam + take.position
+	local before, after = 0, 0
+	if order.crossfade then
+		before = math.min (take.handle_frames, at)
+		if order.mode == "fill" then after = take.tail_frames or 0 end
+	end
+	return at, before, after
+end
+-- One thing per call; true when everything is ready for `land.finish`.
+function land.prepare (order, plan)
+	local take = plan.takes[plan.at]
+	if not take then return true end
+	if not take.region then
+		take.region = id_of (bring_in (take.file))
+		return false
+	end
+	local at, before, after = extent (order, take)
+	local name = home_of (order, take)
+	local track = track_named (name)
+	if not track then
+		-- Ardour's own work of a tenth of a second, once for each new track, as when the user adds one
+		local made = Session:new_audio_track (take.channels, math.max (2, take.channels), nil, 1, name,
+			ARDOUR.PresentationInfo.max_order, ARDOUR.TrackMode.Normal, true)
+		if made:empty () then error ("Ardour could not add a track.", 0) end
+		plan.added_track = true
+		return false
+	end
+	plan.used = plan.used or {}
+	local playlist = track:playlist ()
+	if plan.used[id_of (playlist)] or not is_free (playlist, at - before, at + take.frames + after) then
+		plan.first = plan.first or {}
+		if plan.used[id_of (playlist)] and not plan.first[name] then plan.first[name] = id_of (playlist) end
+		track:use_new_playlist (AUDIO)
+		playlist = track:playlist ()
+	end
+	plan.used[id_of (playlist)] = true
+	take.playlist = id_of (playlist)
+	plan.at = plan.at + 1
+	return false
+end
+local function fade (region, which, samples)
+	local ar = region:to_audioregion ()
+	if ar:isnil () then return end
+	ar["set_fade_" .. which .. "_active"] (ar, samples > 0)
+	if samples > 0 then
+		ar["set_fade_" .. which .. "_shape"] (ar, ARDOUR.FadeShape.FadeConstantPower)
+		ar["set_fade_" .. which .. "_length"] (ar, samples)
+	end
+end
+function land.title (order, take)
+	local name = "segue " .. order.mode .. " v" .. take.variation .. " seed " .. tostring (take.seed)
+	return take.stem == "mix" and name or name .. " " .. take.stem
+end
+-- Everything in one undo step; gives the ids of the regions.
+function land.finish (order, plan)
+	local ids = json.array ()
+	local by_playlist, names = {}, {}
+	for _, t in ipairs (plan.takes) do
+		if not by_playlist[t.playlist] then by_playlist[t.playlist], names[#names + 1] = {}, t.playlist end
+		table.insert (by_playlist[t.playlist], t)
+	end
+	Session:begin_reversible_command ("Segue: " .. order.mode)
+	local ok, why = pcall (function ()
+		for _, id in ipairs (names) do
+			local playlist = playlist_by (id)
+			playlist:to_stateful ():clear_changes ()
+			for _, t in ipairs (by_playlist[id]) do
+				local whole = ARDOUR.RegionFactory.region_by_id (PBD.ID (t.region))
+				local region = ARDOUR.RegionFactory.clone_region (whole, true, false)
+				local at, before, after = extent (order, t)
+				region:set_initial_position (Temporal.timepos_t (at - t.handle_frames))
+				region:trim_to (Temporal.timepos_t (at - before), Temporal.timecnt_t (before + t.frames + after))
+				region:set_name (land.title (order, t))
+				fade (region, "in", before)
+				if after > 0 then fade (region, "out", after) end
+				if before > 0 then region:set_sync_position (Temporal.timepos_t (at)) end
+				playlist:add_region (region, Temporal.timepos_t (at - before), 1, false, 0, 0, false)
+				ids[#ids + 1] = id_of (region)
+			end
+			Session:add_stateful_diff_command (playlist:to_statefuldestructible ())
+		end
+		local function neighbour (id, which, samples)
+			local r = id and ARDOUR.RegionFactory.region_by_id (PBD.ID (id))
+			if not r or r:isnil () or samples < 1 then return end
+			r:to_stateful ():clear_changes ()
+			fade (r, which, math.min (samples, r:length ():samples () - 1))
+			Session:add_stateful_diff_command (r:to_statefuldestructible ())
+		end
+		local _, before, after = extent (order, plan.takes[1])
+		neighbour (order.fade_out, "out", before)
+		neighbour (order.fade_in, "in", after)
+	end)
+	if not ok then
+		Session:abort_reversible_command ()
+		error (why, 0)
+	end
+	if not Session:abort_empty_reversible_command () then Session:commit_reversible_command (nil) end
+	for name, id in pairs (plan.first or {}) do
+		local track = track_named (name)
+		if track then track:use_playlist (AUDIO, playlist_by (id), false) end
+	end
+	return ids
+end
