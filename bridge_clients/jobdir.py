@@ -15,6 +15,7 @@ import os
 import re
 import stat
 import threading
+import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +26,7 @@ CANCEL, DONE, MANIFEST, CHUNKS = "cancel", "done", "manifest.json", "chunks"
 RESERVE = ".reserve"
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 MAX_REQUEST_BYTES = 1 << 20
+_BEAT_BYTES = 80  # always as long, so that no reader finds half of it
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # NONBLOCK: opening a named pipe that somebody put there would wait for its other end
 _SAFE = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -49,7 +51,7 @@ class JobDir:
             os.fchmod(self._fd, 0o700)
         self._identity = (info.st_dev, info.st_ino)
         self._progress = -1
-        self._heartbeat = -1
+        self._heartbeat, self._beat = -1, 0
         self._telling = threading.Lock()
         self._told: set[bytes] = set()
 
@@ -120,8 +122,7 @@ class JobDir:
             )  # the kernel frees it with the process
         except BlockingIOError:
             return False
-        os.ftruncate(self._heartbeat, 0)
-        os.pwrite(self._heartbeat, f"{os.getpid()}\n".encode(), 0)
+        self.touch()
         self._progress = self._create(PROGRESS, os.O_RDWR | os.O_APPEND)
         self._take_up()
         return True
@@ -146,9 +147,11 @@ class JobDir:
             os.write(self._progress, b"\n")
 
     def touch(self) -> None:
-        """Say that this process is alive."""
-        with contextlib.suppress(OSError):
-            os.utime(self._heartbeat)
+        """Say that this process is alive: by the file's time, and by its content, because Lua in hosts cannot
+        see times.
+        """
+        self._beat += 1
+        write_beat(self._heartbeat, self._beat)
 
     def tell(self, event: str, **fields: Any) -> None:
         """Append one line to `progress`; fields that are None are left out. A full disk loses the line, not
@@ -213,6 +216,14 @@ class JobDir:
             self.put(DONE, to_json({k: v for k, v in done.items() if k != "settings"}) + b"\n")
 
 
+def write_beat(descriptor: int, beat: int) -> None:
+    """The content of a heartbeat file; a full disk does not matter, because it is as long as it was."""
+    found = {"pid": os.getpid(), "beat": beat, "time_s": int(time.time())}
+    with contextlib.suppress(OSError):
+        os.pwrite(descriptor, to_json(found).ljust(_BEAT_BYTES) + b"\n", 0)
+        os.ftruncate(descriptor, _BEAT_BYTES + 1)
+
+
 def check_folder(path: Path, *, any_name: bool = False) -> None:
     """Refuse (E_ARGUMENT) what is no folder of the user's own, has no safe name, or is open to writers."""
     if not any_name and not SAFE_NAME.fullmatch(path.name):
@@ -229,8 +240,27 @@ def check_folder(path: Path, *, any_name: bool = False) -> None:
 def _check_owner(path: Path, info: os.stat_result) -> None:
     if hasattr(os, "getuid") and info.st_uid != os.getuid():
         raise _refused(path, "belongs to another user")
-    if info.st_mode & 0o022:
+    if info.st_mode & 0o022 and not _only_ours(path, info):
         raise _refused(path, "can be written to by other users: make it with mode 0700")
+
+
+def _only_ours(path: Path, info: os.stat_result) -> bool:
+    """Whether a directory with the group's (or everybody's) write bit could be reached by the user alone all
+    the same: it lies in an owner-only folder, or the group has nobody else in it. Hosts make folders with the
+    user's umask, which is 002 where users have groups of their own, and cannot change modes.
+    """
+    try:
+        parent = os.stat(path.parent)
+        if parent.st_uid == info.st_uid and not parent.st_mode & 0o077:
+            return True
+        import grp
+        import pwd
+
+        group, user = grp.getgrgid(info.st_gid), pwd.getpwuid(info.st_uid)
+    except (OSError, KeyError, ImportError):
+        return False
+    alone = group.gr_gid == user.pw_gid and group.gr_name == user.pw_name
+    return alone and set(group.gr_mem) <= {user.pw_name} and not info.st_mode & 0o002
 
 
 def to_json(found: dict[str, Any]) -> bytes:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge_clients.jobdir import DONE, HEARTBEAT, REQUEST, SAFE_NAME, JobDir, check_folder
+from bridge_clients.jobdir import DONE, HEARTBEAT, REQUEST, SAFE_NAME, JobDir, check_folder, write_beat
 from protocol.errors import SegueError
 
 BEAT = ".watch"
@@ -66,18 +66,16 @@ class Watch:
             raise _refused(self.folder, "is watched already") from None
         except OSError as error:
             raise _refused(self.folder, f"cannot be written to ({error.strerror})") from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         return descriptor
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop`, or until the folder is gone. What runs then runs on."""
-        beat_s = 0.0
+        beat_s, beats = 0.0, 0
         try:
             while not stop.wait(LOOK_S):
                 if time.monotonic() - beat_s >= BEAT_S:
-                    os.utime(self._beat)
-                    beat_s = time.monotonic()
+                    beat_s, beats = time.monotonic(), beats + 1
+                    write_beat(self._beat, beats)
                 if not self.look():
                     self._say(f"{self.folder} is gone.")
                     return

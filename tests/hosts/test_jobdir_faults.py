@@ -122,7 +122,7 @@ def test_cancel_before_there_is_a_daemon_ends_at_once(tmp_path: Path) -> None:
 def test_a_signal_means_cancel(jobs: Jobs, number: signal.Signals) -> None:
     job = jobs.lay(text="slow=20", length={"seconds": 60}).start()
     job.until("tick", state="generating")
-    os.kill(int((job.folder / "heartbeat").read_text()), number)
+    os.kill(json.loads((job.folder / "heartbeat").read_text())["pid"], number)
     assert job.wait()["state"] == "cancelled"
 
 
