@@ -146,7 +146,8 @@ function commands.state()
     registered = json.array(reaper_stub.registered) }
 end
 
---- The tempo map and the lengths that the scripts read from a map of markers, without any job.
+--- What the scripts make of tempo maps, without any job: the map they send, the length of so many bars, the way to
+--- the next bar line, and where a chain of continuations of one bar each begins and ends.
 function commands.bars(given)
   _G.reaper = reaper_stub.api
   local timemap = require "segue.timemap"
@@ -154,11 +155,13 @@ function commands.bars(given)
   local found = json.array()
   for i, one in ipairs(given.maps) do
     project.tempo = tempo.new(one.tempo)
-    local _, seam = timemap.next_bar(project, 0, one.rate)
-    seam = one.seam or seam
-    local last = timemap.after_bars(project, seam, one.bars, one.rate)
-    local line = timemap.next_bar(project, seam, one.rate)
-    found[i] = { map = timemap.read(project, seam, seam, last, one.rate), frames = last - seam, lead = line - seam }
+    local seam, rate = one.seam, one.rate
+    local last = timemap.after_bars(project, seam, one.bars, rate)
+    local line = timemap.next_bar(project, seam, rate)
+    local chain = json.array({ seam })
+    for k = 1, one.chain or 0 do chain[k + 1] = timemap.after_bars(project, chain[k], 1, rate) end
+    found[i] = { map = timemap.read(project, seam, seam, math.max(last, line), rate), frames = last - seam,
+      lead = line - seam, chain = chain }
   end
   return { found = found }
 end
