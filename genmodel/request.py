@@ -20,6 +20,7 @@ MAX_CHANNELS = 2
 MAX_NEW_FRAMES = 180_000  # an hour at 50 frames a second; longer is a mistake in units
 MAX_RATE_HZ = 768_000
 MAX_COEF = 100.0
+MAX_BPM = 2000
 
 
 def _refuse(message: str, field: str, value: object, allowed: str) -> GenModelError:
@@ -134,18 +135,20 @@ class Sampling:
 @dataclass(frozen=True)
 class TempoChange:
     """From ``at_beats`` (quarter notes from the map's origin) on: ``bpm`` quarter notes a minute, bars of
-    ``beats``/``unit``. A change of meter begins a bar."""
+    ``beats``/``unit``. ``mid_bar``: whether the bar under way goes on; None: it does, unless the meter
+    changes."""
 
     at_beats: Fraction | float
-    bpm: float
+    bpm: Fraction | float
     beats: int = 4
     unit: int = 4
+    mid_bar: bool | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.at_beats, Fraction) and not _finite(self.at_beats):
             raise _refuse("a tempo change needs a position", "tempo_map.at", self.at_beats, "quarter notes")
-        if not _finite(self.bpm) or not 1 <= self.bpm <= 1000:
-            raise _refuse("the tempo is out of range", "tempo_map.bpm", self.bpm, "1…1000")
+        if not (isinstance(self.bpm, Fraction) or _finite(self.bpm)) or not 1 <= self.bpm <= MAX_BPM:
+            raise _refuse("the tempo is out of range", "tempo_map.bpm", self.bpm, f"1…{MAX_BPM}")
         if not isinstance(self.beats, int) or not 1 <= self.beats <= 64:
             raise _refuse("the meter is out of range", "tempo_map.beats", self.beats, "1…64")
         if self.unit not in (1, 2, 4, 8, 16, 32, 64):
@@ -191,8 +194,9 @@ class TempoMap:
             seconds.append(seconds[-1] + (end - start) * 60 / Fraction(before.bpm))
             done = bars[-1] + (end - start) / before.bar_quarters
             after = self.changes[len(bars)]
-            same = (before.beats, before.unit) == (after.beats, after.unit)
-            bars.append(done if same else Fraction(math.ceil(done)))
+            goes_on = (before.beats, before.unit) == (after.beats, after.unit)
+            goes_on = goes_on if after.mid_bar is None else after.mid_bar
+            bars.append(done if goes_on else Fraction(math.ceil(done)))
         # bar 0 begins at the origin when the first change lies elsewhere
         shift = at[0] / self.changes[0].bar_quarters
         object.__setattr__(self, "_at", tuple(at))
@@ -274,6 +278,11 @@ class GenerationRequest:
     per new frame. ``sampling`` None is the
     model's own. ``stems``: which of the model's stems to deliver, None for all. ``chunk_frames``: how much
     audio a chunk holds.
+
+    ``given``: stems that the context has already: they are not played. ``source``: what is to be varied,
+    sample 0 at the seam; ``strength`` says how far from it, 0…1. ``following``: what comes after a gap, its
+    sample 0 ``following_s`` seconds after the seam; it is heard from frame ``heard_from`` on (what a take
+    plays beyond the gap it shall play by itself).
     """
 
     mode: Literal["continue", "generate"]
@@ -289,8 +298,20 @@ class GenerationRequest:
     context: AudioClip | None = None
     stems: tuple[str, ...] | None = None
     chunk_frames: int = 25
+    given: tuple[str, ...] = ()
+    source: AudioClip | None = None
+    strength: float = 0.5
+    following: AudioClip | None = None
+    following_s: Fraction = Fraction(0)
+    heard_from: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.following_s or self.heard_from < 0:
+            raise _refuse("what follows lies after the seam", "following", self.following_s, "0 s or later")
+        if not _finite(self.strength) or not 0 <= self.strength <= 1:
+            raise _refuse(
+                "the strength is out of range", "strength", self.strength, "0 (the source) … 1 (free)"
+            )
         if self.mode not in ("continue", "generate"):
             raise _refuse("unknown mode", "mode", self.mode, "continue or generate")
         if (self.mode == "continue") != (self.prompt is not None):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from .errors import SegueError
-from .fields import Record, array, fraction, integer, nested, number, rational, record, wire, wrong
+from .fields import Record, array, boolean, fraction, integer, nested, number, rational, record, wire, wrong
 from .limits import MAX_INTEGER, MAX_LENGTH_S
 
 _FARTHEST = 10_000_000  # quarter notes; at 1 bpm nineteen years
@@ -22,17 +22,22 @@ _FARTHEST = 10_000_000  # quarter notes; at 1 bpm nineteen years
 @record
 class TempoChange(Record):
     """From `at` on: `bpm` quarter notes a minute, bars of `beats` notes of 1/`unit`. A new bar begins at
-    `at`.
+    `at`, unless `mid_bar` says that only the tempo changes and the bar under way goes on.
     """
 
     at: int | float | str = wire(rational(0, _FARTHEST, "quarter notes"))
     bpm: int | float | str = wire(rational(1, 2000, "quarter notes a minute"))
     beats: int = wire(integer(1, 64), default=4)
     unit: int = wire(integer(1, 64), default=4)
+    mid_bar: bool = wire(boolean(), default=False, later=True)
 
     def check(self) -> None:
         if self.unit & (self.unit - 1):
             raise wrong("unit", self.unit, "1, 2, 4, 8, 16, 32 or 64")
+
+    @property
+    def meter(self) -> tuple[int, int]:
+        return self.beats, self.unit
 
     @property
     def quarters_per_bar(self) -> Fraction:
@@ -61,18 +66,25 @@ class TempoMap(Record):
         for i in range(1, len(places)):
             if places[i] <= places[i - 1]:
                 raise wrong(f"changes[{i}].at", self.changes[i].at, "after the change before it")
+        for i, change in enumerate(self.changes):
+            same = i > 0 and self.changes[i - 1].meter == change.meter
+            if change.mid_bar and not same:
+                raise wrong(f"changes[{i}].mid_bar", True, "false: another meter begins a bar")
 
     @functools.cached_property
     def _places(self) -> list[Fraction]:
         return [fraction(c.at) for c in self.changes]
 
     @functools.cached_property
-    def _bars(self) -> list[int]:
-        """Bars from the origin at each change; a change ends the bar before it, however short."""
-        bars = [0]
+    def _bars(self) -> list[Fraction]:
+        """Bars from the origin at each change; a change ends the bar before it, however short, unless it is
+        one of the tempo alone.
+        """
+        bars = [Fraction(0)]
         for i in range(1, len(self.changes)):
             quarters = self._places[i] - self._places[i - 1]
-            bars.append(bars[-1] - (-quarters // self.changes[i - 1].quarters_per_bar))
+            at = bars[-1] + quarters / self.changes[i - 1].quarters_per_bar
+            bars.append(at if self.changes[i].mid_bar else Fraction(math.ceil(at)))
         return bars
 
     @functools.cached_property

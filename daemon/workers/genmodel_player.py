@@ -52,7 +52,7 @@ def player_error(error: GenModelError) -> PlayerError:
 def tempo_map(wire: WireTempoMap) -> TempoMap:
     """The host's tempo map in the model layer's terms; both count quarter notes."""
     changes = tuple(
-        TempoChange(fraction(change.at), float(fraction(change.bpm)), change.beats, change.unit)
+        TempoChange(fraction(change.at), fraction(change.bpm), change.beats, change.unit, change.mid_bar)
         for change in wire.changes
     )
     return TempoMap(changes, fraction(wire.start))
@@ -132,12 +132,14 @@ class GenModelPlayer:
 
     def _request(self, order: Order) -> GenerationRequest:
         tempo = None if order.tempo_map is None else tempo_map(order.tempo_map)
+        if tempo is not None and order.ahead_s:
+            tempo = replace(tempo, start_beats=tempo.beats_at(-order.ahead_s))
         harmony = None
         if order.harmony and tempo is not None and "harmony" in self.facts.conditions:
             harmony = chroma(order.harmony, tempo, order.frames, Fraction(self.facts.hop, self.facts.rate))
         hears_text = "description" in self.facts.conditions
         return GenerationRequest(
-            mode=order.mode,  # type: ignore[arg-type]
+            mode="generate" if order.prompt is None else "continue",
             frames=order.frames,
             prompt=self._clip(order.prompt),
             text=order.text if hears_text else None,
@@ -150,6 +152,12 @@ class GenModelPlayer:
             context=self._clip(order.context),
             stems=order.stems,
             chunk_frames=order.chunk_frames,
+            given=order.given,
+            source=self._clip(order.source),
+            strength=order.strength,
+            following=self._clip(order.following),
+            following_s=Fraction(order.following_at, self.facts.rate),
+            heard_from=order.heard_from,
         )
 
     def _sampling(self, order: Order) -> Sampling:

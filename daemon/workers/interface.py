@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,7 +55,7 @@ class ModelFacts:
 @dataclass(frozen=True)
 class Order:
     """One request in the model's own terms: `frames` token frames after the seam,
-    audio at the model's rate.
+    audio at the model's rate. The seam is where the new frames begin.
     """
 
     mode: str
@@ -71,6 +72,13 @@ class Order:
     harmony: tuple[Chord, ...] | None
     stems: tuple[str, ...] | None
     chunk_frames: int
+    given: tuple[str, ...] = ()  # stems that the context has already
+    source: Samples | None = None  # what is varied; its sample 0 is the seam
+    strength: float = 0.5
+    following: Samples | None = None  # what comes after a gap
+    following_at: int = 0  # its first sample, counted from the seam
+    heard_from: int = 0  # token frames after the seam from which it is heard
+    ahead_s: Fraction = Fraction(0)  # how long before the seam of the request the order begins
 
 
 @dataclass(frozen=True)

@@ -13,31 +13,43 @@ from dataclasses import dataclass, field
 import numpy as np
 import soxr
 
+from daemon.workers.closing import Closing
 from daemon.workers.interface import ModelFacts, PlayerError, Samples
+from daemon.workers.levels import Figures, Level, match_level
 
-MAX_GAIN_DB = 6.0
-QUIET_DB = -60.0  # below this there is no level to match
-GLIDE_S = 4.0
 _QUALITY = "HQ"
 _MAX_TRIM_FRAMES = 1024
 
 
 @dataclass(frozen=True)
 class HostShape:
-    """What the host asked for: `frames` after the seam and at most `handle_frames` before it, at its own
-    rate.
+    """What the host asked for, in samples at its own rate: `frames`, at most `handle_frames` of the prompt
+    before the seam, and `tail` after the end.
+
+    `lead` lies between the seam and the take's first sample. Of it the first `hidden` are not delivered: the
+    model played them so that something lies before a beginning. `kept` is how much before the take is wanted
+    for its end, delivered or not.
     """
 
     rate: int
     channels: int
     frames: int
     handle_frames: int | None  # None: all that the model made again
+    lead: int = 0
+    tail: int = 0
+    hidden: int = 0
+    kept: int = 0
+
+    @property
+    def after_seam(self) -> int:
+        """Samples that the model has to play after the seam."""
+        return self.lead + self.frames + self.tail
 
 
 def model_frames(host: HostShape, facts: ModelFacts) -> int:
     """Token frames to ask for: enough for the take, and one more for the resampler's look-ahead."""
     # integers, because a float quotient just above a whole number would ask for a frame too many
-    exact = -(-host.frames * facts.rate // (host.rate * facts.hop))
+    exact = -(-host.after_seam * facts.rate // (host.rate * facts.hop))
     return exact + (host.rate != facts.rate)
 
 
@@ -69,53 +81,8 @@ def trimmed_frames(frames: int, rate: int, facts: ModelFacts) -> int:
     return frames % unit if unit <= _MAX_TRIM_FRAMES and frames >= unit else 0
 
 
-@dataclass(frozen=True)
-class Level:
-    """The gain at the seam, as the manifest tells it. It glides to 0 dB within `glide_s` after the seam."""
-
-    measured_db: float | None
-    applied_db: float
-    glide_s: float = GLIDE_S
-
-    def to_map(self) -> dict[str, float | bool | None]:
-        clamped = self.measured_db is not None and abs(self.measured_db) > MAX_GAIN_DB
-        return {
-            "measured_db": None if self.measured_db is None else round(self.measured_db, 2),
-            "applied_db": round(self.applied_db, 2),
-            "clamped": clamped,
-            "glide_s": self.glide_s,
-        }
-
-    def envelope(self, position: int, count: int, rate: int) -> np.ndarray:
-        """Gain factors for `count` samples from `position`: constant before the seam, then
-        linear in dB to 0.
-        """
-        if self.applied_db == 0.0:
-            return np.ones(count, np.float32)
-        seconds = np.arange(position, position + count, dtype=np.float64) / rate
-        remaining = 1.0 - np.clip(seconds / self.glide_s, 0.0, 1.0)
-        return np.power(10.0, self.applied_db * remaining / 20.0).astype(np.float32)
-
-
-def rms_db(samples: Samples) -> float:
-    """Root mean square over all samples in dB of full scale; -inf for silence."""
-    power = float(np.mean(np.square(samples, dtype=np.float64))) if samples.size else 0.0
-    return 10.0 * math.log10(power) if power > 0.0 else -math.inf
-
-
-def match_level(prompt_tail: Samples, handle: Samples) -> Level:
-    """Gain that brings the model's own version of the prompt's last moments to the level of the host's
-    recording.
-    """
-    host_db, model_db = rms_db(prompt_tail), rms_db(handle)
-    if host_db < QUIET_DB or model_db < QUIET_DB:
-        return Level(None, 0.0)
-    measured = host_db - model_db
-    return Level(measured, max(-MAX_GAIN_DB, min(MAX_GAIN_DB, measured)))
-
-
 class Voice:
-    """One variation and stem on its way to the host: streaming resampler, channels, positions, figures."""
+    """One variation and stem on its way to the host: streaming resampler, channels, positions."""
 
     def __init__(self, facts: ModelFacts, host: HostShape, handle_model_frames: int) -> None:
         self._facts, self._host = facts, host
@@ -123,10 +90,11 @@ class Voice:
         # integers.
         unit = facts.rate // math.gcd(facts.rate, host.rate)
         lead = -handle_model_frames % unit
-        self._position = -((handle_model_frames + lead) * host.rate // facts.rate)
+        self._position = -((handle_model_frames + lead) * host.rate // facts.rate) - host.lead
         handle_host_frames = handle_model_frames * host.rate // facts.rate
         wanted = handle_host_frames if host.handle_frames is None else host.handle_frames
-        self.handle_frames = min(wanted, handle_host_frames)
+        self.handle_frames = min(wanted, handle_host_frames) + host.lead - host.hidden
+        self._first = -max(self.handle_frames, min(host.kept, handle_host_frames + host.lead))
         self._inner = min(facts.channels, host.channels)
         self._resampler = (
             soxr.ResampleStream(facts.rate, host.rate, self._inner, dtype="float32", quality=_QUALITY)
@@ -134,12 +102,10 @@ class Voice:
             else None
         )
         self._lead = np.zeros((self._inner, lead), np.float32)
-        self.peak = 0.0
-        self._power_sum, self._power_count = 0.0, 0
 
     def push(self, samples: Samples, last: bool) -> tuple[int, Samples]:
         """Model samples in order; returns (host position, host samples [channels, n]) that are final and
-        wanted.
+        wanted. Positions count from the take's first sample.
         """
         inner = with_channels(samples, self._inner)
         if self._lead.shape[1]:
@@ -148,30 +114,16 @@ class Voice:
             inner = self._resampler.resample_chunk(np.ascontiguousarray(inner.T), last=last).T
         start, stop = self._position, self._position + inner.shape[1]
         self._position = stop
-        low, high = max(start, -self.handle_frames), min(stop, self._host.frames)
+        end = self._host.frames + self._host.tail
+        low, high = max(start, self._first), min(stop, end)
         if high <= low:
-            return max(low, min(start, self._host.frames)), np.zeros((self._host.channels, 0), np.float32)
+            return max(low, min(start, end)), np.zeros((self._host.channels, 0), np.float32)
         kept = with_channels(inner[:, low - start : high - start], self._host.channels)
-        self._measure(kept[:, max(0, -low) :])
         return low, np.ascontiguousarray(kept, dtype=np.float32)
-
-    def _measure(self, samples: Samples) -> None:
-        if samples.size:
-            self.peak = max(self.peak, float(np.abs(samples).max()))
-            self._power_sum += float(np.sum(np.square(samples, dtype=np.float64)))
-            self._power_count += samples.size
 
     @property
     def complete(self) -> bool:
-        return self._position >= self._host.frames
-
-    def figures(self) -> dict[str, float | None]:
-        """Peak and RMS of the take after the seam, in dB of full scale (None for silence)."""
-        mean = self._power_sum / max(1, self._power_count)
-        return {
-            "peak_db": round(20.0 * math.log10(self.peak), 2) if self.peak > 0.0 else None,
-            "rms_db": round(10.0 * math.log10(mean), 2) if mean > 0.0 else None,
-        }
+        return self._position >= self._host.frames + self._host.tail
 
 
 @dataclass
@@ -193,7 +145,10 @@ class VariationRender:
         wanted: tuple[str, ...],
         prompt: Samples | None,
         match: bool,
+        closing: Closing | None = None,
     ) -> None:
+        self._closing = closing
+        self._figures = {name: Figures() for name in wanted}
         self._facts, self._host, self._wanted, self._prompt, self._match = facts, host, wanted, prompt, match
         self._stems = {name: _Stem() for name in stems}
         self._voices: dict[str, Voice] = {}
@@ -250,9 +205,18 @@ class VariationRender:
         if "mix" in self._wanted and "mix" not in self._stems:
             host_position = next(iter(ready.values()))[0]
             mixed = np.stack([samples for _, samples in ready.values()]).sum(axis=0, dtype=np.float32)
-            self._voices["mix"]._measure(mixed[:, max(0, -host_position) :])
             ready["mix"] = (host_position, mixed)
-        return [(name, ready[name][0], ready[name][1]) for name in self._wanted if ready[name][1].shape[1]]
+        if self._closing is not None:
+            ready = self._closing.push(ready, last)
+        return [piece for name in self._wanted if (piece := self._delivered(name, *ready[name]))[2].shape[1]]
+
+    def _delivered(self, name: str, position: int, samples: Samples) -> tuple[str, int, Samples]:
+        """What of a piece is delivered, counted into the take's figures."""
+        hidden = max(0, -self.handle_frames - position)
+        position, samples = position + hidden, samples[:, hidden:]
+        begin, end = max(0, -position), max(0, self._host.frames - position)
+        self._figures[name].add(samples[:, begin:end])
+        return name, position, samples
 
     def _begin(self) -> None:
         names = set(self._stems) | set(self._wanted)
@@ -272,4 +236,9 @@ class VariationRender:
 
     def report(self) -> dict[str, dict[str, float | None]]:
         """Figures per stem that was asked for."""
-        return {name: self._voices[name].figures() for name in self._wanted}
+        return {name: self._figures[name].to_map() for name in self._wanted}
+
+    @property
+    def ending(self) -> dict[str, float | bool | None] | None:
+        """What was done to the end's level, where it has to meet something."""
+        return None if self._closing is None else self._closing.to_map()

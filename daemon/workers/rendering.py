@@ -19,15 +19,10 @@ from daemon import takes
 from daemon.tokens import TokenFrames, frames_note, identity_note
 from daemon.workers.interface import ModelFacts, Order, Piece, PlayerError, Samples
 from daemon.workers.loudness import integrated_lufs
+from daemon.workers.ordering import plan
 from daemon.workers.past import Past, ResumeRefused, SpoolReader
-from daemon.workers.render import (
-    HostShape,
-    VariationRender,
-    model_frames,
-    to_model,
-    trimmed_frames,
-)
-from daemon.workers.sounds import Sounds, context
+from daemon.workers.render import VariationRender
+from daemon.workers.sounds import Sounds
 from protocol.build import build_id
 from protocol.submit import Submit
 
@@ -63,18 +58,18 @@ class Rendering:
         submit = Submit.from_map(self._spec["request"])
         self._rate, self._channels = int(self._spec["rate"]), int(self._spec["channels"])
         self._frames = int(self._spec["frames"])
-        self._ignored: list[str] = []
-        self._wanted = self._stems(submit)
-        self._prompt, self.order = self._order(submit)
+        sounds = Sounds(self._spool_folder, self._spec)
+        self._plan = plan(submit, self._spec, sounds, facts, self._chunk_frames())
+        self._wanted, self.order = self._plan.wanted, self._plan.order
         identity = identify(self.order)
         if identity is not None:
             identity |= {"build": build_id(), "request": zlib.crc32(msgpack.packb(self._spec))}
         self._open(message.get("resume") or (), identity)
-        host = HostShape(
-            self._rate, self._channels, self._frames, round(submit.handle_ms * self._rate / 1000)
-        )
+        host, made = self._plan.host, self.order.stems or facts.stems
         self._variations = [
-            VariationRender(facts, host, facts.stems, self._wanted, self._prompt, submit.level == "match")
+            VariationRender(
+                facts, host, made, self._wanted, self.order.prompt, self._plan.match, self._plan.closing()
+            )
             for _ in range(submit.variations)
         ]
         self._placed: dict[tuple[int, str], list[tuple[takes.SpoolWriter | SpoolReader, takes.Placed]]] = {}
@@ -98,60 +93,6 @@ class Rendering:
             if identity is not None:
                 self._spool.append_note(identity_note({**identity, "chunk_s": self._chunk_s}))
             undo.pop_all()
-
-    def _stems(self, submit: Submit) -> tuple[str, ...]:
-        possible = (*self._facts.stems, *(() if "mix" in self._facts.stems else ("mix",)))
-        unknown = [name for name in submit.stems or () if name not in possible]
-        if unknown:
-            raise PlayerError(
-                "E_ARGUMENT",
-                f'The model {self._facts.name} has no stem "{unknown[0]}"; it has {", ".join(possible)}.',
-                field="stems",
-                value=unknown[0],
-                allowed=", ".join(possible),
-            )
-        return tuple(dict.fromkeys(submit.stems)) if submit.stems else possible
-
-    def _order(self, submit: Submit) -> tuple[Samples | None, Order]:
-        facts = self._facts
-        sounds = Sounds(self._spool_folder, self._spec)
-        prompt, prompt_frames = None, 0
-        for audio, samples in sounds.of("prompt")[:1] if submit.mode == "continue" else ():
-            keep = round(facts.max_prompt_s * audio.rate)
-            samples = samples[:, max(0, samples.shape[1] - keep) :]
-            samples = samples[:, trimmed_frames(samples.shape[1], audio.rate, facts) :]
-            prompt = to_model(samples, audio.rate, facts)
-            prompt_frames = prompt.shape[1]
-        whole = prompt_frames
-        for audio, _ in sounds.of("prompt")[:1] if submit.mode == "continue" else ():
-            whole = round(self._spec["prompt_frames"] * facts.rate / audio.rate)
-        heard = context(sounds, submit, facts, prompt_frames, whole)
-        given = {
-            "context": heard is not None,
-            "transport": submit.tempo_map is not None,
-            "harmony": submit.harmony is not None,
-            "description": bool(submit.text),
-        }
-        self._ignored = [
-            name for name, is_given in given.items() if is_given and name not in facts.conditions
-        ]
-        order = Order(
-            mode=submit.mode,
-            frames=model_frames(HostShape(self._rate, self._channels, self._frames, None), facts),
-            prompt=prompt,
-            context=heard if "context" in facts.conditions else None,
-            text=submit.text or None,
-            negative_text=submit.negative_text or None,
-            seed=int(self._spec["seed"]),
-            variations=submit.variations,
-            sampling=submit.sampling.to_map(),
-            guidance=submit.guidance.to_map(),
-            tempo_map=submit.tempo_map,
-            harmony=submit.harmony,
-            stems=self._facts.stems,
-            chunk_frames=self._chunk_frames(),
-        )
-        return order.prompt, order
 
     def _chunk_frames(self) -> int:
         return max(1, round(self._chunk_s * self._facts.rate / self._facts.hop))
@@ -192,7 +133,7 @@ class Rendering:
 
     def _flush(self, variation: int, stem: str, *, everything: bool) -> list[takes.Placed]:
         """Write what is held when it is the first audio, long enough, or the end. Chunks never cross the
-        seam.
+        take's beginning or end.
         """
         held = self._held.get((variation, stem), [])
         count = sum(samples.shape[1] for _, samples in held)
@@ -202,7 +143,8 @@ class Rendering:
         position = held[0][0]
         joined = np.concatenate([samples for _, samples in held], axis=1)
         self._held[(variation, stem)] = []
-        cuts = sorted({0, joined.shape[1], *([-position] if 0 < -position < joined.shape[1] else [])})
+        edges = {edge - position for edge in (0, self._frames)}
+        cuts = sorted({0, joined.shape[1], *(edge for edge in edges if 0 < edge < joined.shape[1])})
         placed = []
         for low, high in zip(cuts, cuts[1:], strict=False):
             for start in range(low, high, _MAX_CHUNK_FRAMES):
@@ -247,7 +189,8 @@ class Rendering:
     def samples_made(self) -> int:
         """New host samples that every variation and stem has."""
         wanted = len(self._wanted) * len(self._variations)
-        return min(self._made.values(), default=0) if len(self._made) == wanted else 0
+        made = min(self._made.values(), default=0) if len(self._made) == wanted else 0
+        return min(made, self._frames)
 
     @property
     def complete(self) -> bool:
@@ -270,7 +213,10 @@ class Rendering:
                 for stem in self._wanted
                 for entry in self._write(variation, stem, render.handle_frames, figures[stem])
             ]
-            reports.append({"variation": variation, "level": render.level.to_map(), "files": files})
+            report = {"variation": variation, "level": render.level.to_map(), "files": files}
+            if render.ending is not None:
+                report["ending"] = render.ending
+            reports.append(report)
         elapsed = time.monotonic() - self._begun
         facts, request = self._facts, self._spec["request"]
         manifest = {
@@ -281,12 +227,14 @@ class Rendering:
             "channels": self._channels,
             "frames": self._frames,
             "handle_frames": self._variations[0].handle_frames,
+            "tail_frames": self._plan.host.tail,
+            "lead_frames": self._plan.lead,
             "stems": list(self._wanted),
             "model": {"name": facts.name, "sha256": facts.sha256, "licence": facts.licence, **facts.more},
             "device": facts.device,
             "precision": facts.precision,
             "takes": reports,
-            "ignored": self._ignored,
+            "ignored": list(self._plan.ignored),
             "remarks": self.remarks,
             "times": {
                 "render_s": round(elapsed, 3),
@@ -296,18 +244,30 @@ class Rendering:
             "loudness": "lufs: integrated, ITU-R BS.1770-4, ungated below 0.4 s; rms_db: all samples",
         }
         asked = {**request, "key": request["key"].hex(), "session": _hex(request.get("session"))}
-        whole = {**manifest, "request": asked, "audio": self._spec["audio"]}
+        settings = self._settings(facts)
+        whole = {**manifest, "settings": settings, "request": asked, "audio": self._spec["audio"]}
         takes.write_manifest(self.take_folder, whole, self._spool_folder / takes.RESERVE_NAME)
-        return manifest
+        return manifest | _fitting(settings)
+
+    def _settings(self, facts: ModelFacts) -> dict[str, Any]:
+        """The request as it was asked for, nothing left to be drawn or taken over: what makes the same take
+        again, or another one.
+        """
+        request = self._spec["request"]
+        own = {name: value for name, value in request.items() if name not in ("key", "session", "project")}
+        names = ("seed", "rate", "channels")
+        return own | {"model": facts.name} | {name: self._spec[name] for name in names}
 
     def _write(
         self, variation: int, stem: str, handle_frames: int, figures: dict[str, float | None]
     ) -> list[dict[str, Any]]:
-        """Handle and take of one stem as files; their entries for the manifest."""
+        """Handle, take and tail of one stem as files; their entries for the manifest."""
         placed = self._placed.get((variation, stem), [])
         entries: list[dict[str, Any]] = []
-        for part, frames in (("handle", handle_frames), ("take", self._frames)):
-            chunks = [found for found in placed if (found[1].chunk.position < 0) == (part == "handle")]
+        end, tail = self._frames, self._plan.host.tail
+        for part, low, high in (("handle", -handle_frames, 0), ("take", 0, end), ("tail", end, end + tail)):
+            frames = high - low
+            chunks = [found for found in placed if part == self._part(found[1].chunk.position)]
             got = sum(found.chunk.frames for _, found in chunks)
             if got != frames:
                 raise PlayerError(
@@ -321,12 +281,18 @@ class Rendering:
                 self.take_folder / name, pieces, rate=self._rate, channels=self._channels, frames=frames,
                 reserve=self._spool_folder / takes.RESERVE_NAME,
             )  # fmt: skip
-            entry = {"name": name, "stem": stem, "part": part, "position": -frames if part == "handle" else 0}
-            entries.append(entry | {"frames": frames, "bytes": size, "crc": crc})
-        new = [found for found in placed if found[1].chunk.position >= 0]
-        audio = np.concatenate([np.frombuffer(piece, "<f4") for piece in self._pieces(new)])
-        entries[-1] |= figures | {"lufs": integrated_lufs(audio.reshape(-1, self._channels).T, self._rate)}
+            entry: dict[str, Any] = {"name": name, "stem": stem, "part": part, "position": low}
+            entry |= {"frames": frames, "bytes": size, "crc": crc}
+            if part == "take":
+                audio = np.concatenate([np.frombuffer(piece, "<f4") for piece in self._pieces(chunks)])
+                loudness = integrated_lufs(audio.reshape(-1, self._channels).T, self._rate)
+                entry |= figures | {"lufs": loudness}
+            entries.append(entry)
         return entries
+
+    def _part(self, position: int) -> str:
+        """What a chunk belongs to."""
+        return "handle" if position < 0 else "take" if position < self._frames else "tail"
 
     def _pieces(
         self, chunks: Sequence[tuple[takes.SpoolWriter | SpoolReader, takes.Placed]]
@@ -340,6 +306,21 @@ class Rendering:
         self._spool.close()
         if self._past is not None:
             self._past.close()
+
+
+_SETTINGS_BYTES = 16_384  # beside 16 takes of four stems in one header of 64 KiB
+
+
+def _fitting(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings for an event's manifest; the long ones left out, and named, where they are too much."""
+    left_out = []
+    for name in ("tempo_map", "harmony", "text", "negative_text"):
+        if len(msgpack.packb(settings)) <= _SETTINGS_BYTES:
+            break
+        if name in settings:
+            left_out.append(name)
+            settings = {other: value for other, value in settings.items() if other != name}
+    return {"settings": settings} | ({"settings_left_out": left_out} if left_out else {})
 
 
 def _hex(value: bytes | None) -> str | None:

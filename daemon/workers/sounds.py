@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soxr
 
 from daemon import takes
 from daemon.workers.interface import ModelFacts, PlayerError, Samples
-from daemon.workers.render import to_model
+from daemon.workers.render import with_channels
 from protocol.audio import SAMPLE_BYTES, AudioFormat
-from protocol.submit import Submit
 
 
 def decoded(data: bytes | memoryview, audio: AudioFormat) -> Samples:
@@ -54,22 +54,22 @@ class Sounds:
         ]
 
 
-def context(
-    sounds: Sounds, submit: Submit, facts: ModelFacts, prompt_frames: int, whole_prompt_frames: int
-) -> Samples | None:
-    """Other tracks and what follows, mixed to the model's channels; its sample 0 is the prompt's, at the
-    model's rate.
+def from_start(samples: Samples, rate: int, facts: ModelFacts) -> Samples:
+    """Host audio [C, n] at the model's rate and channels, its BEGINNING kept in place: [channels, m]."""
+    inner = with_channels(samples, facts.channels)
+    if rate != facts.rate:
+        inner = soxr.resample(np.ascontiguousarray(inner.T), rate, facts.rate, quality="HQ").T
+    return np.ascontiguousarray(inner, dtype=np.float32)
+
+
+def context(sounds: Sounds, facts: ModelFacts, before: int, whole_prompt: int) -> Samples | None:
+    """Other tracks, mixed to the model's channels, at its rate; `before` samples lie before the seam. A track
+    without a place begins with the prompt, which had `whole_prompt` samples.
     """
     placed: list[tuple[int, Samples]] = []
-    for role in ("context", "following"):
-        for audio, samples in sounds.of(role):
-            if audio.position is not None:
-                start = round(audio.position * facts.rate / audio.rate)
-            elif role == "following":
-                start = round(submit.length_frames * facts.rate / submit.host_rate_hz)
-            else:
-                start = -whole_prompt_frames
-            placed.append((start + prompt_frames, to_model(samples, audio.rate, facts)))
+    for audio, samples in sounds.of("context"):
+        start = -whole_prompt if audio.position is None else round(audio.position * facts.rate / audio.rate)
+        placed.append((start + before, from_start(samples, audio.rate, facts)))
     length = max((start + samples.shape[1] for start, samples in placed), default=0)
     if length <= 0:
         return None

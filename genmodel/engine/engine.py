@@ -17,7 +17,7 @@ from torch import Tensor
 
 from genmodel.codec import CodecStream, CodecStreamState
 from genmodel.engine.prepare import HANDLE_FRAMES, Prepared, empty_tokens, prepare
-from genmodel.engine.session import Session, SessionState
+from genmodel.engine.session import UNKNOWN, Session, SessionState
 from genmodel.engine.stepper import MAX_SLOTS, Stepper
 from genmodel.errors import GenModelError
 from genmodel.request import AudioChunk, GenerationRequest
@@ -66,7 +66,9 @@ class Take:
             prepared.sampling,
             request.seed,
             variation,
+            prepared.lean,
         )
+        self.last_token = model.lm.card - 1
         self.codec: CodecStream = model.compression_model.stream(1)
         self.pushed = prepared.known.shape[1]  # frames of the take that the decoder has had
         self.silent = 0  # samples still to come out of it that belong to frames before these
@@ -86,7 +88,8 @@ class Take:
 
     def decode(self, upto: int, last: bool) -> Tensor:
         """Push the frames before ``upto`` and give the samples that are now final, [S, C, m]."""
-        fresh = self.session.tokens[None, :, self.pushed : upto]
+        # a stem that is known to be nothing has the special token, and nobody hears what is put in its place
+        fresh = self.session.tokens[None, :, self.pushed : upto].clamp_max(self.last_token)
         self.pushed = upto
         audio = self.codec.push(fresh)
         if last:
@@ -299,9 +302,10 @@ class Engine:
         """
         for take, made in zip(job.takes, tokens, strict=True):
             into = take.session.tokens[:, take.first : take.first + made.shape[1]]
-            if into.shape != made.shape or (
-                made.numel() and not 0 <= int(made.min()) <= int(made.max()) < self.model.lm.card
-            ):
+            # what is known already (a stem that is nothing) must be the same, the rest the model's own tokens
+            made = made.to(into)
+            own = (made >= 0) & (made < self.model.lm.card)
+            if into.shape != made.shape or not bool(torch.where(into == UNKNOWN, own, made == into).all()):
                 raise TokensDiffer("the tokens do not fit this request")
             into.copy_(made)
             take.known = take.first + made.shape[1]

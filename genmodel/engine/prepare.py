@@ -17,6 +17,7 @@ from torch import Tensor
 from genmodel.audio import convert_audio
 from genmodel.codec import CodecStreamState
 from genmodel.engine.conditions import Stream, encode_streams
+from genmodel.engine.leaning import Lean, lean_of
 from genmodel.engine.session import UNKNOWN, Window, plan_windows
 from genmodel.errors import GenModelError
 from genmodel.lm.conditioners.frames import transport_features
@@ -42,7 +43,8 @@ class Prepared:
 
     ``known`` int64 [K, P]: tokens before the handle. ``frames``: the whole take; the first new sample is that
     of frame ``seam``. ``gain``: what the prompt was multiplied by, and takes are divided by. ``warm``: the
-    decoder's state after the known frames, None where it begins with them.
+    decoder's state after the known frames, None where it begins with them. ``nothing``: codebooks of stems
+    that are given and not played. ``lean``: the source to stay near.
     """
 
     known: Tensor
@@ -54,6 +56,8 @@ class Prepared:
     sampling: Sampling
     warm: CodecStreamState | None
     stems: tuple[str, ...]
+    nothing: tuple[int, ...] = ()
+    lean: Lean | None = None
 
 
 def prepare(model: BaseGenModel, request: GenerationRequest) -> Prepared:
@@ -67,6 +71,8 @@ def prepare(model: BaseGenModel, request: GenerationRequest) -> Prepared:
     if request.prompt is None and request.context is not None:
         # nothing else says how loud to be: the tracks that are played to do
         gain = _levelled(model, _converted(model, request.context, 1), SUBMIX_DB)[1]
+    elif request.prompt is None and (whole := request.source or request.following) is not None:
+        gain = _levelled(model, _converted(model, whole, 1))[1]
     if request.prompt is not None:
         wav = _prompt_audio(model, request.prompt, request.frames, stride)
         wav, gain = _levelled(model, wav)
@@ -88,28 +94,41 @@ def prepare(model: BaseGenModel, request: GenerationRequest) -> Prepared:
         stream = codec.stream(1)
         stream.push(known[None])
         warm = stream.snapshot()
-    return Prepared(known, frames, seam, gain, windows, streams, sampling, warm, stems)
+    lean = None
+    if request.source is not None:
+        lean = lean_of(model, request.source, request.strength, gain, seam, frames)
+    return Prepared(
+        known, frames, seam, gain, windows, streams, sampling, warm, stems, _nothing(model, request), lean
+    )
+
+
+def _nothing(model: BaseGenModel, request: GenerationRequest) -> tuple[int, ...]:
+    """The codebooks of the stems that are given: codebook k of stem s is row k·S + s."""
+    if model.stems == ("mix",):
+        return ()
+    count = len(model.stems)
+    return tuple(row for row in range(model.lm.n_q) if model.stems[row % count] in request.given)
 
 
 def _chosen_stems(model: BaseGenModel, request: GenerationRequest) -> tuple[str, ...]:
-    if request.stems is None:
-        return model.stems
-    unknown = [name for name in request.stems if name not in model.stems]
-    if unknown or not request.stems:
+    asked = model.stems if request.stems is None else request.stems
+    wanted = [name for name in asked if name not in request.given]
+    unknown = [name for name in (*wanted, *request.given) if name not in model.stems]
+    if unknown or not wanted:
         raise GenModelError(
             "this model does not make that stem" if unknown else "no stem is asked for",
             field="stems",
             value=unknown[0] if unknown else None,
             allowed=", ".join(model.stems),
         )
-    return tuple(name for name in model.stems if name in request.stems)
+    return tuple(name for name in model.stems if name in wanted)
 
 
 def _refuse_foreign_conditions(model: BaseGenModel, request: GenerationRequest) -> None:
     given = {
         "description": request.text or request.negative_text,
         "harmony": request.harmony,
-        "context": request.context,
+        "context": request.context if request.context is not None else request.following,
     }
     for name, value in given.items():
         if value is not None and value != "" and name not in model.conditions:
@@ -193,7 +212,11 @@ def _harmony(
         asked = asked / asked.amax(1, keepdim=True).clamp_min(1e-9)
         held = asked[-1:].expand(frames - seam - len(asked), -1)
         return torch.cat([before, asked, held])
-    tracks = _tracks(model, request, frames - seam, gain)
+    if request.source is not None:  # a variation keeps the harmony of its source
+        room = (frames - seam) * model.compression_model.hop_samples
+        tracks: Tensor | None = _converted(model, request.source, 1)[0, :room] * gain
+    else:
+        tracks = _tracks(model, request, frames - seam, gain)
     heard = torch.zeros(0, 12) if tracks is None else chroma(tracks.cpu(), model.sample_rate)
     heard = heard[: frames - seam]
     if wav is None and not bool(heard.any()):
@@ -246,23 +269,51 @@ def _context(
     native = model.stems != ("mix",)
     heard = wav if native else None
     after = _tracks(model, request, frames - seam + beyond + HANDLE_FRAMES, gain)
-    if heard is None and after is None:
+    follows = _following(model, request, frames - seam + beyond, gain)
+    if heard is None and after is None and follows is None:
         return None
     codes = torch.full((core.num_codebooks, frames + beyond), core.cardinality, dtype=torch.int64)
     parts = [part for part in (None if heard is None else heard.mean(0), after) if part is not None]
     first = 0 if heard is not None else seam
-    made = core.encode(torch.cat(parts)[None, None].to(model.device))[0][0].cpu()
-    made = made[:, : frames + beyond - first]
+    made = codes[:, :0]
+    if parts and sum(map(len, parts)):
+        made = core.encode(torch.cat(parts)[None, None].to(model.device))[0][0].cpu()
+        made = made[:, : frames + beyond - first]
     if after is None or not len(after):
         # beyond the prompt there is nothing: its last frames were made from padding
         made = made[:, :-HANDLE_FRAMES]
     codes[:, first : first + made.shape[1]] = made
+    if follows is not None:
+        begin, wav_after = follows
+        if after is not None:
+            known = after[begin * model.compression_model.hop_samples :][: len(wav_after)]
+            wav_after[: len(known)] += known
+        made = core.encode(wav_after[None, None].to(model.device))[0][0].cpu()
+        heard_from = max(begin, request.heard_from)
+        made = made[:, heard_from - begin : frames + beyond - seam - begin]
+        codes[:, seam + heard_from : seam + heard_from + made.shape[1]] = made
     if after is not None:
         # silence before the tracks come in is a gap to fill: nothing, rather than the codes of silence
         gap = _leading_silence(after) // model.compression_model.hop_samples - HANDLE_FRAMES
         if gap > 0:
             codes[:, max(0, seam - HANDLE_FRAMES) : seam + gap] = core.cardinality
     return codes
+
+
+def _following(
+    model: BaseGenModel, request: GenerationRequest, frames: int, gain: float
+) -> tuple[int, Tensor] | None:
+    """What comes after a gap, on the take's grid: its first whole frame counted from the seam, and its audio
+    from there on, mono at the model's level, before frame ``frames``; None where there is none.
+    """
+    if request.following is None:
+        return None
+    hop = model.compression_model.hop_samples
+    own = _converted(model, request.following, 1)[0] * gain
+    at = round(request.following_s * model.sample_rate)
+    begin = -(-at // hop)
+    own = own[begin * hop - at : max(0, frames * hop - at)]
+    return (begin, own.clone()) if len(own) >= hop else None
 
 
 def _leading_silence(wav: Tensor) -> int:
@@ -275,4 +326,5 @@ def empty_tokens(prepared: Prepared, model: BaseGenModel) -> Tensor:
     """int64 [K, frames]: the known tokens, UNKNOWN after them."""
     tokens = torch.full((model.lm.n_q, prepared.frames), UNKNOWN, dtype=torch.int64, device=model.device)
     tokens[:, : prepared.known.shape[1]] = prepared.known.to(model.device)
+    tokens[list(prepared.nothing)] = model.lm.special_token_id
     return tokens

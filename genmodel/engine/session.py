@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from genmodel.engine.conditions import Stream
+from genmodel.engine.leaning import NOTHING, Lean
 from genmodel.engine.noise import position_keys
 from genmodel.errors import GenModelError
 from genmodel.lm.patterns import Pattern
@@ -89,7 +90,8 @@ class Session:
 
     ``tokens`` int64 [K, F]: known tokens of all frames, UNKNOWN where there is none yet (the stepper brings
     it up to date in ``sync``); the special token means "known to be nothing". ``streams`` is what guidance
-    mixes, or a function of the window where conditions differ by window. ``window`` and ``step`` say what is
+    mixes, or a function of the window where conditions differ by window. ``lean``: a source to stay near.
+    ``window`` and ``step`` say what is
     made next: step 0 means that the window has not begun.
     """
 
@@ -102,8 +104,10 @@ class Session:
         sampling: Sampling,
         seed: int = 0,
         variation: int = 0,
+        lean: Lean | None = None,
     ) -> None:
         self.tokens = tokens
+        self.lean = lean
         self.windows = tuple(windows)
         self.sampling = sampling
         self.seed = seed
@@ -202,6 +206,14 @@ class Session:
         """Noise keys int64 [K, S] of the window's steps; special cells get any."""
         at = self.pattern().frame_at.clamp_min(0).to(self.keys.device) + self.at.start
         return self.keys.gather(1, at)
+
+    def near(self) -> Tensor | None:
+        """The source's tokens for the window's steps int64 [K, S], negative where there are none."""
+        if self.lean is None:
+            return None
+        window = self.at
+        part = self.lean.tokens[None, :, window.start : window.start + window.frames]
+        return self.pattern().build_pattern_sequence(part, NOTHING)[0][0]
 
     def snapshot(self) -> SessionState:
         """The present moment; ``tokens`` must be up to date (``Stepper.sync``)."""

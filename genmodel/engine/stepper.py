@@ -18,6 +18,7 @@ from torch import Tensor
 from genmodel.engine.caches import Caches, Group
 from genmodel.engine.conditions import Stream
 from genmodel.engine.kernels import MAX_STEP_ROWS, choose_precision
+from genmodel.engine.leaning import leaned
 from genmodel.engine.network import network_for
 from genmodel.engine.noise import gumbel_noise
 from genmodel.engine.session import UNKNOWN, Session, SessionState
@@ -40,6 +41,7 @@ class Slot:
     window: int = -1  # the window that the caches hold, -1 for none
     sequence: Tensor = field(default_factory=lambda: torch.empty(0))  # int64 [K, S]
     keys: Tensor = field(default_factory=lambda: torch.empty(0))  # int64 [K, S]
+    near: Tensor | None = None  # int64 [K, S]: a source's tokens, which get a bonus
     added: tuple[Tensor | None, ...] = ()  # per stream [S, D]: what is added to the input of each step
 
     @property
@@ -122,8 +124,9 @@ class Stepper:
         for number, session in zip(numbers, sessions, strict=True):
             if number != numbers[0]:
                 self.caches.copy(numbers[0], number)
-            keys = session.step_keys().to(self.device)
-            self.slots[number] = Slot(session, streams, session.window, sequence.clone(), keys, added)
+            keys, near = session.step_keys().to(self.device), session.near()
+            near = None if near is None else near.to(self.device)
+            self.slots[number] = Slot(session, streams, session.window, sequence.clone(), keys, near, added)
             session.step = start
         self._write(numbers, mixed.expand(len(numbers), -1))
 
@@ -199,8 +202,12 @@ class Stepper:
         fed = range(session.step - 1, session.step - 1 + count)
         mixed = self._fed([number] * count, [slot] * count, fed)
         made = slice(session.step, session.step + count)
-        chosen = self._chosen(self.network.logits(mixed), session.sampling, slot.keys[:, made].T)
+        logits = self.network.logits(mixed)
+        if slot.near is not None and session.lean is not None:
+            logits = leaned(logits, slot.near[:, made].T, session.lean.bonus)
+        chosen = self._chosen(logits, session.sampling, slot.keys[:, made].T)
         fresh = session.pattern().frame_at[:, made].to(self.device) >= session.at.known
+        fresh &= slot.sequence[:, made] != self.lm.special_token_id  # a stem that is known to be nothing
         session.step += count
         return bool(((chosen.T == slot.sequence[:, made]) | ~fresh).all())
 
@@ -251,6 +258,8 @@ class Stepper:
         logits = self.network.logits(mixed)
         where = torch.tensor(numbers, device=self.device)
         self.finite[where] &= torch.isfinite(logits).flatten(1).all(1)
+        if any(slot.near is not None for slot in aboard):
+            logits = torch.stack([_leaned(slot, row) for slot, row in zip(aboard, logits, strict=True)])
         chosen = torch.empty(logits.shape[:2], dtype=torch.int64, device=self.device)
         for sampling in {slot.session.sampling for slot in aboard}:
             same = [i for i, slot in enumerate(aboard) if slot.session.sampling == sampling]
@@ -294,3 +303,11 @@ class Stepper:
         """The present moment of a session aboard."""
         self.sync(session)
         return session.snapshot()
+
+
+def _leaned(slot: Slot, logits: Tensor) -> Tensor:
+    """The present step's logits [K, card] as float32, with the bonus of the session's source."""
+    session = slot.session
+    if slot.near is None or session.lean is None:
+        return logits.float()
+    return leaned(logits, slot.near[:, session.step], session.lean.bonus)

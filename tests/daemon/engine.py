@@ -163,7 +163,7 @@ class CodedPlayer:
         start = (run.at - run.held) * HOP
         found = []
         for variation in range(run.order.variations):
-            for stem in self.facts.stems:
+            for stem in run.order.stems or self.facts.stems:
                 made = np.concatenate(
                     [
                         samples(
@@ -226,7 +226,7 @@ def make(model: str, device: str) -> CodedPlayer:
             channels=2 if model == "wide" else 1,
             hop=HOP,
             stems=STEMS if model == "stems" else ("mix",),
-            conditions=("description",),
+            conditions=("description", "context") if model == "stems" else ("description",),
             device="cpu",
             precision="float32",
             sha256="0" * 64,
