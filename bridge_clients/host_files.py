@@ -8,6 +8,7 @@ when it is, to the last bit, what was put there from here. What was done is reme
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -16,7 +17,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -304,21 +304,27 @@ def _failed(error: OSError) -> SegueError:
 def findings(
     platform: str = sys.platform, home: Path | None = None, environment: Mapping[str, str] = os.environ
 ) -> Iterator[Finding]:
-    """What is to be said about each host's set-up."""
+    """What is to be said about each host's set-up. Where Segue was never put into a host nothing is wrong."""
+    home = home or Path.home()
     for host in HOSTS:
-        if find_spec(f"bridge_clients.{host}") is None:
-            continue
+        asked_for = True
         try:
-            yield from _module(host).check(platform, home or Path.home(), environment)
-            yield from _as_installed(host, platform, home or Path.home(), environment)
+            memory = Memory.of(host, memory_folder(environment))
+            asked_for = not memory.empty
+            found = list(_module(host).check(platform, home, environment))
+            found += _as_installed(memory, host, platform, home, environment)
         except SegueError as error:
-            yield Finding(host, error.message, BAD, error.allowed or f"segue install {host}")
+            found = [Finding(host, error.message, BAD, error.allowed or f"segue install {host}")]
         except (OSError, ValueError, KeyError) as error:
-            yield Finding(host, f"its folder could not be looked at ({error})", NOTE)
+            found = [Finding(host, f"its folder could not be looked at ({error})", NOTE)]
+        for finding in found:
+            mild = finding.level == BAD and not asked_for
+            yield dataclasses.replace(finding, level=NOTE) if mild else finding
 
 
-def _as_installed(host: str, platform: str, home: Path, environment: Mapping[str, str]) -> Iterator[Finding]:
-    memory = Memory.of(host, memory_folder(environment))
+def _as_installed(
+    memory: Memory, host: str, platform: str, home: Path, environment: Mapping[str, str]
+) -> Iterator[Finding]:
     if memory.empty:
         return
     missing = [path for path in memory.files if not os.path.lexists(path)]

@@ -112,16 +112,13 @@ class Watch:
             info = entry.stat(follow_symlinks=False)
             if (info.st_dev, info.st_ino) in self._left or not _is_file(entry.path, REQUEST):
                 return False
-            if os.path.lexists(os.path.join(entry.path, DONE)):
-                return False
-            beat_s = time.time() - os.lstat(os.path.join(entry.path, HEARTBEAT)).st_mtime
-            if beat_s < DEAD_S and entry.name not in self._later:
-                return False  # somebody else's `segue job` is at it
-        except FileNotFoundError:
-            pass  # no heartbeat yet, or the host has just removed it all
-        except OSError:
+        except OSError:  # no request yet, or the host has just removed it all
             return False
-        return time.monotonic() >= self._later.get(entry.name, (0.0, 0))[0]
+        if os.path.lexists(os.path.join(entry.path, DONE)):
+            return False
+        if entry.name in self._later:
+            return time.monotonic() >= self._later[entry.name][0]
+        return not _beats(entry.path)  # somebody else's `segue job` is at it
 
     def _start(self, entry: os.DirEntry[str]) -> None:
         starts = self._later.pop(entry.name, (0.0, 0))[1] + 1
@@ -170,6 +167,13 @@ def _is_file(folder: str, name: str) -> bool:
     import stat
 
     return stat.S_ISREG(os.lstat(os.path.join(folder, name)).st_mode)
+
+
+def _beats(folder: str) -> bool:
+    try:
+        return time.time() - os.lstat(os.path.join(folder, HEARTBEAT)).st_mtime < DEAD_S
+    except OSError:
+        return False
 
 
 def _laid_ns(folder: str) -> int:
