@@ -38,7 +38,7 @@ def make(mode: str, args: Any, connect: Connect, reporter: Reporter) -> bool:
         finally:
             restore(pipe, place)
     with connect(reporter=reporter) as client:
-        return _run(client, lambda: client.submit(submit), connect, reporter)
+        return _run(client, lambda: client.submit(submit), connect, reporter, submit.to_map())
 
 
 def retake(args: Any, connect: Connect, reporter: Reporter) -> bool:
@@ -77,8 +77,11 @@ def _job(client: Any, given: str | None) -> JobInfo:
     return client.status(found[0].job)
 
 
-def _run(client: Any, submit: Callable[[], Any], connect: Connect, reporter: Reporter) -> bool:
-    """Hand the job in, follow it to its end, land it."""
+def _run(
+    client: Any, submit: Callable[[], Any], connect: Connect, reporter: Reporter,
+    asked: dict[str, Any] | None = None,
+) -> bool:  # fmt: skip
+    """Hand the job in, follow it to its end, land it. asked: the request, where it was made here."""
     if client.skew:
         reporter.note(client.skew)
     known: list[str] = []
@@ -99,7 +102,7 @@ def _run(client: Any, submit: Callable[[], Any], connect: Connect, reporter: Rep
             return False
     reporter.writing()
     try:
-        _land(client, job.id, reporter)
+        _land(client, job.id, reporter, asked)
     except SegueError:
         reporter.note(f"The takes are made and kept; they land with: segue audacity land {job.id}")
         raise
@@ -126,7 +129,7 @@ def _follow(job: Any, reporter: Reporter, interrupt: CancelOnInterrupt) -> bool:
     raise SegueError("E_INTERNAL", f"The events of job {job.id} ended without a result.", job=job.id)
 
 
-def _land(client: Any, job: str, reporter: Reporter) -> None:
+def _land(client: Any, job: str, reporter: Reporter, asked: dict[str, Any] | None = None) -> None:
     """Fetch, put in place, say so."""
     info = client.status(job)
     seam = seam_of(info)
@@ -134,7 +137,13 @@ def _land(client: Any, job: str, reporter: Reporter) -> None:
         takes = _takes(client, info, Path(folder))
         at = seam.frame + info.lead_frames
         manifest = info.manifest or {}
-        settings = {"mode": info.mode, "seed": info.seed, **(manifest.get("settings") or {})}
+        settings = {
+            "mode": info.mode,
+            "text": info.text,
+            **(asked or {}),
+            **(manifest.get("settings") or {}),
+            "seed": info.seed,
+        }
         model = str((manifest.get("model") or {}).get("name") or info.model)
         label = (at, at + (info.frames or 0), described(settings, job, model))
 

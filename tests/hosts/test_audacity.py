@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from bridge_clients.audacity.pipe import Pipe
+from bridge_clients.client import Client
+from protocol import messages as m
+from protocol.errors import SegueError
 from tests.hosts.audacity_host import Audacity, missing
 from tests.hosts.conftest import HostHouse
 from tests.hosts.kit import read_wav, write_wav
@@ -68,11 +75,23 @@ def noise(folder: Path, seconds: float = 4.0, rate: int = RATE, channels: int = 
 
 def take_of(house: HostHouse, job: str, variation: int = 0, part: str = "take") -> np.ndarray:
     """The daemon's own file."""
-    from protocol import messages as m
-
     with house.client() as wire:
         reply = wire.ask(m.Fetch(job=job, variation=variation, part=part))
     return read_wav(Path(reply.path))[1]
+
+
+def steps(house: HostHouse, job: str) -> int:
+    """The daemon's count of steps made, -1 where it tells none."""
+    with house.client() as wire:
+        tick = wire.ask(m.Status(job=job)).info.tick
+    return -1 if tick is None else int(tick.step)
+
+
+def until(done: Callable[[], bool], wait_s: float = 20.0) -> None:
+    by = time.monotonic() + wait_s
+    while not done():
+        assert time.monotonic() < by
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(
@@ -121,3 +140,239 @@ def test_one_undo_takes_all_variations_away_and_redo_brings_them_back(
         audacity.do(f"SelectTracks: Track={variation + 1} TrackCount=1 Mode=Set", "SetTrackAudio: Mute=0")
         heard = audacity.heard(variation + 1, 2 * RATE, 2 * RATE + RATE // 2)
         np.testing.assert_array_equal(heard, take_of(coded_house, job, variation))
+
+
+@pytest.mark.parametrize(
+    ("rate", "bars", "tempo", "meter", "downbeat"), [(44_100, "7/2", "93.7", "6/8", "0.1")]
+)
+def test_bars_are_counted_by_the_flags_and_begin_on_the_bar(
+    audacity: Audacity, segue: Segue, tmp_path: Path, rate: int, bars: str, tempo: str, meter: str,
+    downbeat: str,
+) -> None:  # fmt: skip
+    audacity.load(noise(tmp_path, rate=rate))
+    audacity.select(0.0, 2.0)
+    words = ("--bars", bars, "--tempo", tempo, "--meter", meter, "--downbeat", downbeat, "--start", "bar")
+    landed = event(segue("continue", *words), "landed")
+    bar_s = Fraction(60) / Fraction(tempo) * 3  # six eighths are three quarter notes
+    first = next(n for n in range(100) if Fraction(downbeat) + n * bar_s >= 2)
+    begin_s = Fraction(downbeat) + first * bar_s
+    assert landed["at_frame"] == 2 * rate + round((begin_s - 2) * rate)
+    assert landed["frames"] == round(Fraction(bars) * bar_s * rate)
+    heard = audacity.heard(1, landed["at_frame"] - 20, landed["at_frame"] + 20)
+    assert not heard[:20].any() and heard[20:].any()
+
+
+def test_the_cursor_and_tracks_that_are_not_selected_will_do(
+    audacity: Audacity, segue: Segue, coded_house: HostHouse, tmp_path: Path
+) -> None:
+    # in an empty project: from words alone, at the cursor
+    audacity.do("SelectTime: Start=1.5 End=1.5 RelativeTo=ProjectStart")
+    landed = event(segue("generate", "--seconds", "0.5"), "landed")
+    assert landed["at_frame"] == round(1.5 * landed["rate"])
+    assert [name.split()[:3] for name in audacity.names()] == [["segue", "generate", "v1"], ["segue"]]
+    audacity.do("Undo:")
+    # nothing is selected but a place: what lies before it goes on
+    audacity.load(noise(tmp_path, rate=landed["rate"]))
+    audacity.do("SelectTracks: Track=0 TrackCount=0 Mode=Set")
+    audacity.do("SelectTime: Start=2.25 End=2.25 RelativeTo=ProjectStart")
+    landed = event(segue("continue", "--seconds", "0.5", "--listen", "1"), "landed")
+    assert landed["at_frame"] == round(2.25 * landed["rate"])
+    place = audacity.place()
+    assert (place.start_frame, place.end_frame, place.selected) == (landed["at_frame"],) * 2 + ((),)
+
+
+def test_a_retake_and_a_take_that_lands_again_come_to_the_same_place(
+    audacity: Audacity, segue: Segue, coded_house: HostHouse, tmp_path: Path
+) -> None:
+    audacity.load(noise(tmp_path))
+    audacity.select(0.5, 1.5)
+    first = event(segue("continue", "--seconds", "0.5", "--seed", "5"), "landed")
+    again = event(segue("retake", "--seed", "6"), "landed")
+    assert (again["at_frame"], again["seed"]) == (first["at_frame"], 6) and again["job"] != first["job"]
+    segue("land", first["job"])
+    names = [name for name in audacity.names() if name.startswith("segue c")]
+    assert names == [f"segue continue v1 seed {seed}" for seed in (5, 6, 5)]
+    place, frames = audacity.place(), first["frames"]
+    heard = [audacity.heard(n, place.end_frame, place.end_frame + frames) for n in (1, 3, 5)]
+    np.testing.assert_array_equal(heard[0], heard[2])
+    assert np.abs(heard[0] - heard[1]).max() > 0.01
+
+
+@pytest.mark.parametrize("how", ["ctrl-c", "cancel"])
+def test_cancel_stops_the_daemons_steps_within_200_ms(
+    audacity: Audacity, segue_command: Path, coded_house: HostHouse, tmp_path: Path, how: str
+) -> None:
+    audacity.load(noise(tmp_path))
+    audacity.select(0.5, 1.5)
+    words = [str(segue_command), "audacity", "continue", "--seconds", "120", "--text", "slow=20", "--json"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True) as child:
+        try:
+            assert child.stdout is not None
+            job = next(line["job"] for line in map(json.loads, child.stdout) if line["event"] == "submitted")
+            until(lambda: steps(coded_house, job) > 5)
+            # the same work as `segue audacity cancel`, without the start of a Python
+            begun = time.monotonic()
+            if how == "ctrl-c":
+                child.send_signal(signal.SIGINT)
+            else:
+                from bridge_clients.audacity.stopping import cancel
+
+                with Client(folder=coded_house.runtime, autostart=False) as client:
+                    assert cancel(client) == [job]
+            last, since = steps(coded_house, job), time.monotonic()
+            while time.monotonic() < begun + 1.5:
+                now = steps(coded_house, job)
+                if now not in (last, -1):
+                    last, since = now, time.monotonic()
+                time.sleep(0.005)
+            print(f"\n{how}: the last step was seen after {1000 * (since - begun):.0f} ms")
+            assert since - begun < 0.2
+            assert child.wait(10) == 130
+        finally:
+            child.kill()
+    assert audacity.names() == ["in"]
+
+
+def test_the_cancel_command_says_what_it_stopped(
+    audacity: Audacity, segue: Segue, segue_command: Path, coded_house: HostHouse, tmp_path: Path
+) -> None:
+    assert event(segue("cancel"), "cancelled")["jobs"] == []
+    audacity.load(noise(tmp_path))
+    audacity.select(0.5, 1.5)
+    words = [str(segue_command), "audacity", "continue", "--seconds", "120", "--text", "slow=20", "--json"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True) as child:
+        try:
+            assert child.stdout is not None
+            job = next(line["job"] for line in map(json.loads, child.stdout) if line["event"] == "submitted")
+            assert event(segue("cancel"), "cancelled")["jobs"] == [job]
+            assert child.wait(10) == 130
+        finally:
+            child.kill()
+
+
+def test_a_killed_daemon_leaves_audacity_fluid_and_the_take_complete(
+    audacity: Audacity, own_house: Callable[..., HostHouse], tmp_path: Path
+) -> None:
+    house = own_house()
+    command = house.write_command(house.folder)
+    audacity.load(noise(tmp_path))
+    audacity.select(0.5, 1.5)
+    words = [str(command), "audacity", "continue", "--seconds", "4", "--text", "slow=15 resumable", "--json"]
+    slowest_s = 0.0
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True) as child:
+        try:
+            assert child.stdout is not None
+            job = next(line["job"] for line in map(json.loads, child.stdout) if line["event"] == "submitted")
+            until(lambda: steps(house, job) > 20)
+            house.kill_current()
+            by = time.monotonic() + 2
+            while time.monotonic() < by and child.poll() is None:
+                begun = time.monotonic()
+                with Pipe() as pipe:  # nobody keeps the pipe while audio is made
+                    pipe.do("GetInfo: Type=Tracks Format=JSON")
+                slowest_s = max(slowest_s, time.monotonic() - begun)
+            lines = [json.loads(line) for line in child.stdout]
+            assert child.wait(60) == 0, lines
+        finally:
+            child.kill()
+    notes = [line["message"] for line in lines if line["event"] == "note"]
+    print(f"\npipe and answer meanwhile: {1000 * slowest_s:.0f} ms at most; told: {notes}")
+    assert slowest_s < 2 and any("daemon" in note for note in notes)
+    house.reconnect()
+    frames = 4 * RATE
+    take = take_of(house, job)
+    assert take.shape == (frames, 2)
+    np.testing.assert_array_equal(audacity.heard(1, RATE * 3 // 2, RATE * 3 // 2 + frames), take)
+
+
+HOSTILE = (
+    'x" \' \\ $(touch {bait}) `touch {bait}` ; touch {bait} \n Undo:\nRemoveTracks:\n 🎹 <label title="&'
+)
+
+
+@pytest.mark.parametrize("size", ["short", "10 kB"])
+def test_hostile_texts_and_names_pass_unharmed_and_execute_nothing(
+    audacity: Audacity, segue: Segue, coded_house: HostHouse, tmp_path: Path, size: str
+) -> None:
+    bait = tmp_path / "bait"
+    text = HOSTILE.format(bait=bait)
+    if size == "10 kB":
+        text += " Undo: RemoveTracks: " * ((10_000 - len(text)) // 21)
+    hostile = tmp_path / "it's; $(touch bait) `x` 🎹"
+    hostile.mkdir()
+    audacity.load(noise(hostile, name="a b's"))
+    audacity.select(0.5, 1.5)
+    landed = event(segue("continue", "--seconds", "0.5", "--text", text, "--negative-text", text), "landed")
+    assert audacity.names()[0] == "a b's" and len(audacity.names()) == 3
+    with coded_house.client() as wire:
+        assert wire.ask(m.Status(job=landed["job"])).info.text == text
+    with Pipe() as pipe:
+        ((_, ((start, _end, label),)),) = pipe.info("Labels")
+    assert start == 1.5 and label.startswith("segue continue seed ") and f"job {landed['job']}" in label
+    assert " ".join(text.split())[:100] in label and "\n" not in label
+    np.testing.assert_array_equal(
+        audacity.heard(1, RATE * 3 // 2, RATE * 2), take_of(coded_house, landed["job"])
+    )
+    assert not bait.exists() and not (tmp_path / "bait").exists()
+
+
+def test_audacity_that_is_closed_in_the_middle_costs_no_take(
+    audacity: Audacity, segue: Segue, segue_command: Path, coded_house: HostHouse, tmp_path: Path
+) -> None:
+    path = noise(tmp_path)
+    audacity.load(path)
+    audacity.select(0.5, 1.5)
+    words = [str(segue_command), "audacity", "continue", "--seconds", "2", "--text", "slow=10", "--json"]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as child:
+        assert child.stdout is not None
+        job = next(line["job"] for line in map(json.loads, child.stdout) if line["event"] == "submitted")
+        audacity.kill()  # its pipe stays behind, and nobody reads there
+        said, refused = child.communicate(timeout=60)
+    assert child.returncode == 5 and "start Audacity again" in refused, refused
+    assert f"segue audacity land {job}" in said
+    done = segue("continue", status=5)
+    assert "start Audacity again" in done.stderr
+    audacity.start()
+    audacity.load(path)
+    segue("land")
+    np.testing.assert_array_equal(audacity.heard(1, RATE * 3 // 2, RATE * 7 // 2), take_of(coded_house, job))
+
+
+def test_two_commands_at_once_take_turns(
+    audacity: Audacity, segue_command: Path, coded_house: HostHouse, tmp_path: Path
+) -> None:
+    audacity.load(noise(tmp_path))
+    audacity.select(0.5, 1.5)
+    words = [str(segue_command), "audacity", "continue", "--seconds", "0.5", "--quiet"]
+    children = [subprocess.Popen([*words, "--seed", str(seed)]) for seed in (1, 2, 3)]
+    try:
+        assert [child.wait(90) for child in children] == [0, 0, 0]
+    finally:
+        for child in children:
+            child.kill()
+    assert sorted(name for name in audacity.names() if name.startswith("segue c")) == [
+        f"segue continue v1 seed {seed}" for seed in (1, 2, 3)
+    ]
+
+
+def test_an_open_dialog_is_said_and_nothing_is_sent_behind_it(audacity: Audacity, tmp_path: Path) -> None:
+    with pytest.raises(SegueError) as told, Pipe(answer_s=2) as pipe:
+        pipe.do('NyquistPrompt: Command="(print 1)" Version=4')  # without a track: it opens a dialog
+    assert told.value.code == "E_TIMEOUT" and "dialog" in told.value.message
+    audacity.kill()  # nothing can close the dialog but a hand
+    audacity.start()
+
+
+def test_silence_and_nothing_are_refused_in_words(audacity: Audacity, segue: Segue, tmp_path: Path) -> None:
+    assert "no audio in this project" in segue("continue", status=3).stderr
+    write_wav(tmp_path / "still.wav", np.zeros((RATE, 2), np.float32), RATE)
+    audacity.load(tmp_path / "still.wav")
+    audacity.select(0.0, 0.5)
+    assert "silent" in segue("continue", status=3).stderr
+    audacity.do("SetTrackAudio: Mute=1")
+    assert "silent" in segue("continue", status=3).stderr
+    audacity.select(0.5, 0.5)
+    assert "No time is selected" in segue("vary", status=3).stderr
+    assert audacity.names() == ["still"]
