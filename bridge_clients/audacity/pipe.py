@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from bridge_clients.audacity.pipe_ends import Closed, Ends, connect
 from protocol.errors import SegueError
@@ -99,16 +99,6 @@ class Pipe:
         """The same, but None where Audacity says that it failed."""
         found = self._ask(command, time.monotonic() + self._answer_s)
         return found[1] if found is not None and found[0] else None
-
-    def info(self, what: str) -> Any:
-        """`GetInfo`, as JSON. Audacity writes line breaks in names as they are."""
-        import json
-
-        text = self.do(f"GetInfo: Type={what} Format=JSON")
-        try:
-            return json.loads(text, strict=False)
-        except ValueError as error:
-            raise _failed(f"GetInfo: Type={what}", text) from error
 
     def _ask(self, command: str, deadline: float) -> tuple[bool, str] | None:
         """(done, text), or None for an empty answer. After a timeout the pipe is of no use any more: the
