@@ -23,6 +23,7 @@ from protocol.submit import Submit
 
 CLIENT_NAME = "segue-job"
 TICK_S = 0.2
+SAME_TICK_S = 1.0
 HELD_MS = 1000
 FULL_PAUSE_S = 2.0
 LOST_S = 300.0
@@ -230,6 +231,7 @@ class Talk:
             self.place.tell("take", **line)
             told.append(line)
         self._done |= {"takes": told, "ignored": manifest.get("ignored") or None}
+        self._done["remarks"] = manifest.get("remarks") or None
         self.manifest = {"job": info.job, "takes": told, **self._done, "daemon": manifest}
 
     # ---- telling ----
@@ -244,16 +246,16 @@ class Talk:
         words = f"{tick.note[0].upper()}{tick.note[1:]}" if tick.note else _WORDS.get(tick.state)
         if tick.state == "queued" and tick.position:
             words = f"Waiting: {tick.position} job{'s' if tick.position > 1 else ''} ahead."
-        self._tell_tick(
-            {
-                "state": tick.state,
-                "position": tick.position,
-                "done": tick.step,
-                "total": tick.steps,
-                "eta_s": None if tick.eta_ms is None else tick.eta_ms / 1000,
-                "message": words,
-            }
-        )
+        told = {
+            "state": tick.state,
+            "position": tick.position,
+            "done": tick.step,
+            "total": tick.steps,
+            "eta_s": None if tick.eta_ms is None else tick.eta_ms / 1000,
+            "message": words,
+        }
+        if told != self._tick or now - self._ticked_s >= SAME_TICK_S:
+            self._tell_tick(told)
 
     def _tell_tick(self, tick: dict[str, Any]) -> None:
         if "message" not in tick:
