@@ -7,15 +7,21 @@ configuration when it ends, so that it must not run meanwhile.
 
 from __future__ import annotations
 
-import configparser
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from bridge_clients.installing import BAD, NOTE, Copy, Finding, Setting
+from bridge_clients.installing import BAD, NOTE, Copy, Finding, Setting, chosen_folder
+from bridge_clients.settings_file import SettingsFile
+from protocol.errors import SegueError
 
 MODULE = "mod-script-pipe"
 PROCESS = "audacity"
+CONFIG = "audacity.cfg"
+AFTERWARDS = (
+    "Start Audacity (after its very first start: close it and start it once more), select, and type"
+    " `segue audacity continue`."
+)
 _MODULE_FOLDERS = (
     "usr/lib/audacity/modules",
     "usr/lib64/audacity/modules",
@@ -38,15 +44,18 @@ def module_file(root: Path) -> Path | None:
 
 
 def config_file(platform: str, home: Path, environment: Mapping[str, str]) -> Path:
-    """audacity.cfg of this user."""
+    """audacity.cfg of this user, or in the folder that was chosen (of a portable Audacity)."""
+    chosen = chosen_folder(environment)
+    if chosen is not None:
+        return chosen / CONFIG
     if platform == "win32":
         roaming = environment.get("APPDATA")
-        return (Path(roaming) if roaming else home / "AppData/Roaming") / "audacity/audacity.cfg"
+        return (Path(roaming) if roaming else home / "AppData/Roaming") / "audacity" / CONFIG
     if platform == "darwin":
-        return home / "Library/Application Support/audacity/audacity.cfg"
-    old = home / ".audacity-data/audacity.cfg"  # before 3.2
+        return home / "Library/Application Support/audacity" / CONFIG
+    old = home / ".audacity-data" / CONFIG  # before 3.2
     given = environment.get("XDG_CONFIG_HOME")
-    new = (Path(given) if given else home / ".config") / "audacity/audacity.cfg"
+    new = (Path(given) if given else home / ".config") / "audacity" / CONFIG
     return old if old.exists() and not new.exists() else new
 
 
@@ -54,26 +63,29 @@ def _root(platform: str, environment: Mapping[str, str]) -> Path:
     return Path(environment.get("SystemDrive", "C:") + "/") if platform == "win32" else Path("/")
 
 
-def _stamp(module: Path, platform: str) -> str:
-    """The module's time as Audacity writes it: UTC, and on Windows too."""
+def _stamp(module: Path) -> str:
+    """The module's time as Audacity writes it: in UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(module.stat().st_mtime))
 
 
-def files(platform: str, home: Path, environment: Mapping[str, str]) -> Sequence[Copy | Setting]:
-    """The lines of audacity.cfg that switch the pipe on; none where there is no module to be found."""
+def files(platform: str, home: Path, environment: Mapping[str, str]) -> list[Copy | Setting]:
+    """The lines of audacity.cfg that switch the pipe on. Raises E_ARGUMENT where there is no module."""
     module = module_file(_root(platform, environment))
     if module is None:
-        return []
+        raise SegueError(
+            "E_ARGUMENT",
+            f"No Audacity with {MODULE} was found.",
+            field="host",
+            value="audacity",
+            allowed="Audacity 3, installed where its installer puts it",
+        )
     target = config_file(platform, home, environment)
-    lines = {
-        "Module": "1",
-        "ModulePath": str(module),
-        "ModuleDateTime": _stamp(module, platform),
-    }
+    path = str(module).replace("\\", "\\\\")  # a backslash begins an escape in this file
+    lines = {"Module": "1", "ModulePath": path, "ModuleDateTime": _stamp(module)}
     return [Setting(target, section, MODULE, value, PROCESS) for section, value in lines.items()]
 
 
-def check(platform: str, home: Path, environment: Mapping[str, str]) -> Sequence[Finding]:
+def check(platform: str, home: Path, environment: Mapping[str, str]) -> list[Finding]:
     """Whether there is an Audacity with the module, and whether the pipe is on."""
     module = module_file(_root(platform, environment))
     target = config_file(platform, home, environment)
@@ -81,18 +93,12 @@ def check(platform: str, home: Path, environment: Mapping[str, str]) -> Sequence
         advice = "install Audacity 3 with mod-script-pipe"
         return [Finding("audacity", f"no {MODULE} was found", NOTE, advice)]
     again = "close Audacity, then `segue install audacity`"
-    found = configparser.ConfigParser(
-        strict=False, interpolation=None, allow_no_value=True, delimiters=("=",)
-    )
-    found.optionxform = str  # type: ignore[assignment, method-assign]
     try:
-        found.read_string("[]\n" + target.read_text("utf-8"))
-    except FileNotFoundError:
+        found = SettingsFile.read(target)
+    except OSError as error:
+        return [Finding("audacity", f"{target} cannot be read ({error.strerror})", BAD, again)]
+    if found.get("Module", MODULE) != "1":
         return [Finding("audacity", "its script pipe is not switched on", BAD, again)]
-    except (OSError, ValueError, configparser.Error) as error:
-        return [Finding("audacity", f"{target} cannot be read ({error})", BAD, again)]
-    if found.get("Module", MODULE, fallback="") != "1":
-        return [Finding("audacity", "its script pipe is not switched on", BAD, again)]
-    if found.get("ModuleDateTime", MODULE, fallback="") != _stamp(module, platform):
+    if found.get("ModuleDateTime", MODULE) != _stamp(module):
         return [Finding("audacity", f"{module.name} is newer than audacity.cfg says", BAD, again)]
     return [Finding("audacity", f"the script pipe is on ({target})")]

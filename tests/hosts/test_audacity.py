@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bridge_clients.audacity import installing
 from bridge_clients.audacity.pipe import Pipe
 from bridge_clients.client import Client
 from protocol import messages as m
@@ -378,3 +380,65 @@ def test_silence_and_nothing_are_refused_in_words(audacity: Audacity, segue: Seg
     audacity.select(0.5, 0.5)
     assert "No time is selected" in segue("vary", status=3).stderr
     assert audacity.names() == ["still"]
+
+
+def test_vary_fill_and_accompany_land_where_the_selection_is(
+    audacity: Audacity, segue: Segue, coded_house: HostHouse, tmp_path: Path
+) -> None:
+    audacity.load(noise(tmp_path))
+    audacity.select(1.0, 2.0)
+    for number, mode in enumerate(("vary", "fill", "accompany")):
+        model = ("--model", "stems") if mode == "accompany" else ()
+        landed = event(segue(mode, "--seed", "9", *model), "landed")
+        assert (landed["at_frame"], landed["frames"]) == (RATE, RATE), mode
+        names = [name for name in audacity.names() if name.startswith(f"segue {mode}")]
+        stems = [" drums", " bass", " other"] if mode == "accompany" else [""]
+        assert names == [f"segue {mode} v1{stem} seed 9" for stem in stems]
+        if mode != "accompany":
+            take = take_of(coded_house, landed["job"])
+            heard = audacity.heard(1 + 2 * number, RATE - 10, 2 * RATE + 10)
+            np.testing.assert_array_equal(heard[10:-10], take)
+            assert not heard[:10].any() and not heard[-10:].any()
+
+
+def test_what_lies_before_the_seam_is_there_and_not_heard(
+    audacity: Audacity, segue: Segue, coded_house: HostHouse, tmp_path: Path
+) -> None:
+    audacity.load(noise(tmp_path))
+    audacity.select(1.0, 2.0)
+    job = event(segue("continue", "--seconds", "0.5"), "landed")["job"]
+    handle = take_of(coded_house, job, part="handle")
+    assert len(handle) == round(0.08 * RATE)
+    with pytest.raises(SegueError, match="silent"):
+        audacity.heard(1, 2 * RATE - len(handle), 2 * RATE)
+    audacity.do(f'SaveProject2: Filename="{audacity.folder}/kept.aup3" AddToHistory=0 Compress=0')
+    kept = b"".join(path.read_bytes() for path in audacity.folder.glob("kept.aup3*"))
+    pieces = [handle[at : at + 64, 0].tobytes() for at in range(0, len(handle) - 64, 64)]
+    there = sum(piece in kept for piece in pieces)
+    assert there >= len(pieces) - 2  # in the project, but for what a page's edge cuts in two
+
+
+def test_installing_switches_the_pipe_on_and_back(
+    running: Audacity, segue_command: Path, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "c")}
+    config = tmp_path / "c/audacity/audacity.cfg"
+    config.parent.mkdir(parents=True)
+    config.write_text("NewPrefsInitialized=1\n[Module]\nmod-script-pipe=4\n[GUI]\nShowSplashScreen=0\n")
+    before = config.read_text()
+
+    def install(*words: str) -> subprocess.CompletedProcess[str]:
+        line = [str(segue_command), "install", "audacity", *words]
+        return subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+    refused = install()
+    assert refused.returncode == 2 and "quit it" in refused.stderr  # one runs, and would write over it
+    assert config.read_text() == before
+    assert [found.level for found in installing.check("linux", tmp_path, environment)] == ["bad"]
+    running.kill()
+    done = install()
+    assert done.returncode == 0, done.stderr
+    assert [found.level for found in installing.check("linux", tmp_path, environment)] == ["ok"]
+    assert "mod-script-pipe=1" in config.read_text() and "ShowSplashScreen=0" in config.read_text()
+    assert install("--uninstall").returncode == 0
+    assert config.read_text() == before
