@@ -253,10 +253,20 @@ class AsyncClient:
         return AsyncJob(self, reply, reply.job, submit.key, 0)
 
     async def retake(
-        self, job: str, *, seed: int | None = None, variations: int | None = None, key: bytes | None = None
+        self,
+        job: str,
+        *,
+        seed: int | None = None,
+        variations: int | None = None,
+        key: bytes | None = None,
+        change: dict[str, Any] | None = None,
     ) -> AsyncJob:
-        """The same job with another seed, as a new job."""
-        request = m.Retake(job=job, key=key or core.new_key(), seed=seed, variations=variations)
+        """The same job with another seed, as a new job; ``change``: fields of `submit` that shall be
+        otherwise.
+        """
+        request = m.Retake(
+            job=job, key=key or core.new_key(), seed=seed, variations=variations, change=change
+        )
         reply = await self.request(request)
         return AsyncJob(self, reply, reply.job, request.key, 0)
 

@@ -164,11 +164,39 @@ def read_before(info: AudioFileInfo, end_frame: int, max_frames: int) -> Excerpt
     Refuses (``E_AUDIO``) a stretch that is too short, silent, damaged, or holds NaN or
     infinity.
     """
+    end_frame = min(end_frame, info.frames)
+    excerpt = read_between(info, max(0, end_frame - max_frames), end_frame)
+    samples = excerpt.samples
+    if len(samples) < MIN_PROMPT_S * info.rate_hz:
+        raise _refused(
+            info.path,
+            f"gives only {len(samples)} sample{'s' if len(samples) > 1 else ''} to continue from, too few "
+            "for the frames of the codec",
+            f"at least {MIN_PROMPT_S * 1000:.0f} ms",
+        )
+    if is_silent(excerpt):
+        raise _refused(
+            info.path,
+            f"is silent from {excerpt.start_frame / info.rate_hz:.2f} to {end_frame / info.rate_hz:.2f} s,"
+            " where it would go on; choose another place with --start-at, or use `segue generate`",
+        )
+    return excerpt
+
+
+def is_silent(excerpt: Excerpt) -> bool:
+    """Whether there is nothing to be heard in it."""
+    import numpy as np
+
+    return not len(excerpt.samples) or float(np.max(np.abs(excerpt.samples))) < SILENCE_PEAK
+
+
+def read_between(info: AudioFileInfo, start_frame: int, end_frame: int) -> Excerpt:
+    """A stretch of a file, and only that, from disk. Refuses (``E_AUDIO``) one that is empty, damaged, or
+    holds NaN or infinity.
+    """
     import numpy as np
     import soundfile
 
-    end_frame = min(end_frame, info.frames)
-    start_frame = max(0, end_frame - max_frames)
     try:
         with soundfile.SoundFile(_native(info.path)) as handle:
             handle.seek(start_frame)
@@ -179,13 +207,6 @@ def read_before(info: AudioFileInfo, end_frame: int, max_frames: int) -> Excerpt
         ) from error
     if not len(samples):
         raise _refused(info.path, f"is cut short: there is no audio at {start_frame / info.rate_hz:.3f} s")
-    if len(samples) < MIN_PROMPT_S * info.rate_hz:
-        raise _refused(
-            info.path,
-            f"gives only {len(samples)} sample{'s' if len(samples) > 1 else ''} to continue from, too few "
-            "for the frames of the codec",
-            f"at least {MIN_PROMPT_S * 1000:.0f} ms",
-        )
     finite = np.isfinite(samples)
     if not finite.all():
         bad = int(finite.size - np.count_nonzero(finite))
@@ -195,12 +216,6 @@ def read_before(info: AudioFileInfo, end_frame: int, max_frames: int) -> Excerpt
             f"holds {bad} sample{'s that are' if bad > 1 else ' that is'} not a number (NaN or infinity), "
             f"the first at sample {first} ({first / info.rate_hz:.3f} s)",
             "finite samples",
-        )
-    if float(np.max(np.abs(samples))) < SILENCE_PEAK:
-        raise _refused(
-            info.path,
-            f"is silent from {start_frame / info.rate_hz:.2f} to {end_frame / info.rate_hz:.2f} s, where it "
-            "would go on; choose another place with --start-at, or use `segue generate`",
         )
     return Excerpt(info, start_frame, samples)
 

@@ -166,10 +166,24 @@ class Client:
         return self._handle(reply, submit.key)
 
     def retake(
-        self, job: str, *, seed: int | None = None, variations: int | None = None, key: bytes | None = None
+        self,
+        job: str,
+        *,
+        seed: int | None = None,
+        variations: int | None = None,
+        key: bytes | None = None,
+        change: dict[str, Any] | None = None,
     ) -> JobHandle:
-        """The same job with another seed, as a new job."""
-        request = m.Retake(job=job, key=key or core.new_key(), seed=seed, variations=variations)
+        """The same job with another seed, as a new job; ``change``: fields of `submit` that shall be
+        otherwise.
+        """
+        request = m.Retake(
+            job=job, key=key or core.new_key(), seed=seed, variations=variations, change=change
+        )
+        return self.retaken(request)
+
+    def retaken(self, request: m.Retake) -> JobHandle:
+        """The same, from a request that is there already: safe to send again."""
         return self._handle(self.request(request), request.key)
 
     def _handle(self, reply: m.SubmitReply, key: bytes) -> JobHandle:

@@ -126,6 +126,17 @@ class TempoMap(Record):
         start = fraction(self.start) if start is None else start
         return self._seconds_between(start, self.quarters_at_bars(self.bars_at(start) + bars))
 
+    def quarters_after(self, seconds: Fraction) -> Fraction:
+        """The position `seconds` (0 or more) after `start`, in quarter notes from the origin."""
+        i = self._index(self._places, fraction(self.start))
+        at, left = fraction(self.start), seconds
+        while i + 1 < len(self._places):
+            whole = (self._places[i + 1] - at) * self.changes[i].seconds_per_quarter
+            if left < whole:
+                break
+            at, left, i = self._places[i + 1], left - whole, i + 1
+        return at + left / self.changes[i].seconds_per_quarter
+
     def seconds_to(self, quarters: Fraction) -> Fraction:
         """How long it is from `start` to a later position, in quarter notes from the origin."""
         return self._seconds_between(fraction(self.start), quarters)

@@ -203,47 +203,70 @@ class LandedStem:
     stem: str
     take: WrittenFile
     handle: WrittenFile | None
+    tail: WrittenFile | None = None
 
 
-def land(collector: Collector, folder: Path, *, frames: int, subtype: Subtype) -> list[LandedStem]:
-    """Write every stem and its handle as WAV; refuses (``E_TAKE_DAMAGED``) a stem that has not ``frames``
-    frames.
+def land(
+    collector: Collector, folder: Path, *, frames: int, subtype: Subtype, tail_frames: int = 0
+) -> list[LandedStem]:
+    """Write every stem, its handle and its tail as WAV; refuses (``E_TAKE_DAMAGED``) a stem that has not
+    ``frames`` frames and ``tail_frames`` after them.
     """
     landed = []
     for variation, stem, handle, take in collector.stems():
         number = variation + 1
-        if len(take) != frames:
+        take, tail = take[:frames], take[frames:]
+        if len(take) != frames or len(tail) != tail_frames:
             raise SegueError(
                 "E_TAKE_DAMAGED",
-                f"Take {number} ({stem}) has {len(take)} samples where {frames} were asked for.",
+                f"Take {number} ({stem}) has {len(take) + len(tail)} samples where {frames + tail_frames}"
+                " were asked for.",
                 field="frames",
             )
         name = f"v{number}.{stem}"
         written = None
         if len(handle):
             written = write_wav(folder / f"{name}.handle.wav", [handle], collector.rate_hz, subtype)
+        after = None
+        if len(tail):
+            after = write_wav(folder / f"{name}.tail.wav", [tail], collector.rate_hz, subtype)
         landed.append(
             LandedStem(
                 number,
                 stem,
                 write_wav(folder / f"{name}.wav", [take], collector.rate_hz, subtype),
                 written,
+                after,
             )
         )
     return landed
 
 
-def joined(prompt: Any, handle: Any, take: Any) -> Sequence[Any]:
-    """Prompt and take as pieces to be written one after the other, crossfaded at equal power over the handle.
+def joined(
+    prompt: Any, handle: Any, take: Any, *, lead: int = 0, tail: Any = None, after: Any = None
+) -> Sequence[Any]:
+    """Prompt and take as pieces to be written one after the other, crossfaded at equal power over the handle;
+    the same at the end with ``tail`` and the audio that comes ``after`` it.
 
-    The handle is the model's own version of the prompt's last frames, so the fade ends exactly at the seam.
+    The handle is the model's own version of the prompt's last frames, so the fade ends exactly at the seam;
+    its last ``lead`` frames lie after the seam, before the take.
     """
+    before, between = handle[: len(handle) - lead], handle[len(handle) - lead :]
+    fade = min(len(prompt), len(before))
+    pieces = [prompt[: len(prompt) - fade]]
+    if fade:
+        pieces.append(_crossfaded(prompt[-fade:], before[len(before) - fade :]))
+    pieces += [between, take] if lead else [take]
+    if after is None:
+        return pieces if fade or lead else [prompt, take]
+    fade = 0 if tail is None else min(len(tail), len(after))
+    if fade:
+        pieces.append(_crossfaded(tail[:fade], after[:fade]))
+    return [*pieces, after[fade:]]
+
+
+def _crossfaded(out: Any, into: Any) -> Any:
     import numpy as np
 
-    fade = min(len(prompt), len(handle))
-    if not fade:
-        return [prompt, take]
-    angle = (np.arange(fade, dtype=np.float64) + 0.5) / fade * (math.pi / 2)
-    out, into = np.cos(angle)[:, None], np.sin(angle)[:, None]
-    overlap = prompt[-fade:] * out + handle[len(handle) - fade :] * into
-    return [prompt[:-fade], overlap.astype(np.float32), take]
+    angle = ((np.arange(len(out), dtype=np.float64) + 0.5) / len(out) * (math.pi / 2))[:, None]
+    return (out * np.cos(angle) + into * np.sin(angle)).astype(np.float32)

@@ -16,7 +16,7 @@ from bridge_clients.cli.manifest import model_name, rounded, write_manifest, xrt
 from bridge_clients.cli.progress import Reporter, reporter_for
 from bridge_clients.cli.request import bar_lines_s
 from bridge_clients.cli.running import Outcome, run_job
-from protocol.submit import Submit
+from protocol.submit import Retake, Submit
 
 if TYPE_CHECKING:
     from bridge_clients.audio_files import Excerpt, Subtype, WrittenFile
@@ -26,7 +26,9 @@ _CONDITIONS = {
     "transport": "the tempo (the length is exact all the same)",
     "harmony": "harmony",
     "context": "other tracks",
+    "following": "what comes after (length and tail are exact all the same)",
 }
+_HOW = {"accompany": "accompanied", "vary": "varied", "fill": "filled"}
 _STEMS_GUESS = 4  # for the room on the disk, before the model has said what it makes
 
 
@@ -39,6 +41,8 @@ class Making:
     submit: Submit
     subtype: Subtype
     excerpt: Excerpt | None = None
+    after: Excerpt | None = None
+    again: Retake | None = None  # instead of the request itself: `submit` then only says how it comes out
 
 
 def make(args: Any, making: Making) -> int:
@@ -68,7 +72,7 @@ def _make(args: Any, making: Making, reporter: Reporter) -> int:
                 reporter.note(state.notice)
             if state.paused:
                 reporter.note("The daemon is paused; `segue resume` in another terminal lets it go on.")
-            outcome = run_job(client, submit, collector, reporter, _cancel)
+            outcome = run_job(client, submit, collector, reporter, _cancel, making.again)
         if outcome.cancelled:
             reporter.event("cancelled", message="Cancelled; nothing was kept here.")
             reporter.note(f"Cancelled: job {outcome.job} has stopped, and nothing was kept here.")
@@ -105,7 +109,13 @@ def _write(
     args: Any, making: Making, folder: Folder, collector: Collector, outcome: Outcome, reporter: Reporter
 ) -> _Written:
     """All files, the manifest last."""
-    stems = land(collector, folder.path, frames=making.submit.length_frames, subtype=making.subtype)
+    stems = land(
+        collector,
+        folder.path,
+        frames=making.submit.length_frames,
+        subtype=making.subtype,
+        tail_frames=making.submit.tail_frames,
+    )
     joined_files = _write_joined(making, folder, collector)
     picture = _draw(making, folder, collector, outcome, reporter) if args.overview else None
     write_manifest(
@@ -128,6 +138,8 @@ def _tell(making: Making, folder: Folder, written: _Written, outcome: Outcome, r
         _tell_file(reporter, item.take, "take", item.variation, item.stem)
         if item.handle:
             _tell_file(reporter, item.handle, "handle", item.variation, item.stem)
+        if item.tail:
+            _tell_file(reporter, item.tail, "tail", item.variation, item.stem)
     for number, file in written.joined:
         _tell_file(reporter, file, "joined", number, "mix")
     if written.picture:
@@ -167,21 +179,19 @@ def _write_joined(making: Making, folder: Folder, collector: Collector) -> list[
     """``v1.joined.wav`` …: what was heard before and the mix of the take, in one file."""
     from bridge_clients.audio_files import write_wav
 
-    if making.excerpt is None:
+    if making.excerpt is None and making.after is None:
         return []
-    return [
-        (
-            variation + 1,
-            write_wav(
-                folder.path / f"v{variation + 1}.joined.wav",
-                joined(making.excerpt.samples, handle, take),
-                collector.rate_hz,
-                making.subtype,
-            ),
-        )
-        for variation, stem, handle, take in collector.stems()
-        if stem == "mix"
-    ]
+    frames, lead = making.submit.length_frames, making.submit.lead_frames
+    after = making.after.samples if making.after else None
+    found = []
+    for variation, stem, handle, whole in collector.stems():
+        if stem != "mix":
+            continue
+        prompt = making.excerpt.samples if making.excerpt else whole[:0]
+        pieces = joined(prompt, handle, whole[:frames], lead=lead, tail=whole[frames:], after=after)
+        path = folder.path / f"v{variation + 1}.joined.wav"
+        found.append((variation + 1, write_wav(path, pieces, collector.rate_hz, making.subtype)))
+    return found
 
 
 def _draw(
@@ -203,13 +213,13 @@ def _draw(
     words.append(f"{rate / 1000:g} kHz {'stereo' if submit.host_channels == 2 else 'mono'}")
     if submit.text:
         words.append(f"“{submit.text[:60]}{'…' if len(submit.text) > 60 else ''}”")
-    how = "goes on" if making.excerpt else "generated"
+    how = _HOW.get(making.submit.mode, "goes on" if making.excerpt else "generated")
     overview = Overview(
         title=f"{_printable(making.name)} {how} for {_length_words(submit)}",
         subtitle=" · ".join(words),
         rate_hz=rate,
         takes=[
-            TakePicture(f"take {variation + 1}", take)
+            TakePicture(f"take {variation + 1}", take[: submit.length_frames])
             for variation, stem, _handle, take in collector.stems()
             if stem == "mix"
         ],

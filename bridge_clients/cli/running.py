@@ -24,6 +24,7 @@ from protocol.messages import (
     Done,
     Failed,
     Requeued,
+    Retake,
     Started,
     Submit,
     Tick,
@@ -81,9 +82,15 @@ class CancelOnInterrupt:
 
 
 def run_job(
-    client: Any, submit: Submit, collector: Collector, reporter: Reporter, cancel: Callable[[str], None]
+    client: Any,
+    submit: Submit,
+    collector: Collector,
+    reporter: Reporter,
+    cancel: Callable[[str], None],
+    again: Retake | None = None,
 ) -> Outcome:
-    """Send a job and follow it to its end. ``cancel(job)`` is called from another thread after Ctrl-C.
+    """Send a job (or another take of one) and follow it to its end. ``cancel(job)`` is called from another
+    thread after Ctrl-C.
 
     Raises the daemon's refusal, the job's own failure, or ``E_CANCELLED`` when somebody else cancelled it.
     """
@@ -96,7 +103,7 @@ def run_job(
         cancel(job_id[0])
 
     with CancelOnInterrupt(cancel_it, reporter) as interrupt:
-        job = client.submit(submit)
+        job = client.submit(submit) if again is None else client.retaken(again)
         job_id.append(job.id)
         outcome = Outcome(job=job.id, seed=getattr(job, "seed", None) or submit.seed)
         reporter.event(
