@@ -74,7 +74,7 @@ def test_what_is_read_is_what_lies_there(reaper: Make, segue_command: Path, tmp_
         {"path": str(tmp_path / "c.wav"), "position": 1.0, "length": 0.75, "selected": True},
     ]
     command = tmp_path / "keeps everything"
-    command.write_text(f'#!/bin/sh\ncp -r "$2" "{tmp_path}/kept"\n')
+    command.write_text(f'#!/bin/sh\ncp -r "$2" "{tmp_path}/part" && mv "{tmp_path}/part" "{tmp_path}/kept"\n')
     command.chmod(0o700)
     (host.resource / "Scripts" / "Segue" / "segue-command.txt").write_text(f"{command}\n")
     host.ask("lay", rate=RATE, tracks=[{"items": items}], selection=[0.25, 1.5])
@@ -192,6 +192,8 @@ def test_on_the_next_bar(reaper: Make, segue_command: Path, tmp_path: Path) -> N
     assert round(item["info"]["D_POSITION"] * RATE, 6) == round(2 * bar_s * RATE)
     assert round(item["info"]["D_LENGTH"] * RATE, 6) == round(4 * bar_s * RATE) - round(2 * bar_s * RATE)
     lead = round(2 * bar_s * RATE) - round(2.3 * RATE)
+    _, samples = read_wav(Path(take["path"]))
+    assert len(samples) == round((take["info"]["D_STARTOFFS"] + item["info"]["D_LENGTH"]) * RATE)
     assert round(take["info"]["D_STARTOFFS"] * RATE) >= lead, "what lies between is in the handle"
 
 
@@ -244,3 +246,58 @@ def test_at_the_cursor_from_a_text(reaper: Make, segue_command: Path, tmp_path: 
     assert item["info"]["D_POSITION"] == 3.25 and len(item["takes"]) == 2
     assert [track["name"] for track in found["tracks"]] == ["segue"]
     assert json.loads(item["ext"]["segue"])["settings"]["text"] == "a waltz in blue"
+
+
+def test_the_gap_is_filled_at_its_exact_length(reaper: Make, segue_command: Path, tmp_path: Path) -> None:
+    """The gap lies on the track between two items; what follows it is given as well."""
+    host = reaper(segue_command)
+    write_wav(tmp_path / "riff.wav", tone(2.0), RATE)
+    items = [
+        {"path": str(tmp_path / "riff.wav"), "position": at, "length": 2.0, "selected": at == 0.0}
+        for at in (0.0, 3.5)
+    ]
+    host.ask("lay", rate=RATE, tracks=[{"items": items}], selection=[2.0, 3.5])
+    settings(host, variations=2, crossfade=False)
+    host.action("Fill time selection")
+    found = host.run()
+    (item,) = landed_items(found)
+    assert len(found["tracks"]) == 1, "there is room on the track itself"
+    assert item["info"]["D_POSITION"] == 2.0 and item["info"]["D_LENGTH"] == 1.5 and len(item["takes"]) == 2
+    stored = json.loads(item["ext"]["segue"])["settings"]
+    assert [(entry["role"], entry["position"]) for entry in stored["audio"]] == [
+        ("prompt", -2 * RATE), ("following", round(1.5 * RATE)),
+    ]  # fmt: skip
+
+
+def test_a_variation_lands_beside_its_source(reaper: Make, segue_command: Path, tmp_path: Path) -> None:
+    host = reaper(segue_command)
+    song(host, tmp_path, seconds=1.25)
+    settings(host, variations=3, strength=0.3)
+    host.action("Vary")
+    found = host.run()
+    (item,) = landed_items(found)
+    assert [track["name"] for track in found["tracks"]] == ["riff", "segue"]
+    assert (item["info"]["D_POSITION"], item["info"]["D_LENGTH"], len(item["takes"])) == (0.0, 1.25, 3)
+    stored = json.loads(item["ext"]["segue"])["settings"]
+    assert stored["strength"] == 0.3 and stored["audio"][0]["role"] == "source"
+
+
+def test_accompanying_gives_every_track_and_brings_stems(
+    reaper: Make, segue_command: Path, tmp_path: Path
+) -> None:
+    host = reaper(segue_command)
+    write_wav(tmp_path / "riff.wav", tone(2.0), RATE)
+    item = {"path": str(tmp_path / "riff.wav"), "position": 1.0, "length": 2.0, "selected": True}
+    host.ask("lay", rate=RATE, tracks=[{"items": [item]}, {"items": [item]}])
+    settings(host, variations=1, model="stems")
+    host.action("Accompany selection")
+    found = host.run()
+    landed = landed_items(found)
+    assert len(landed) == len(found["tracks"]) - 2 >= 1
+    for item in landed:
+        assert (item["info"]["D_POSITION"], item["info"]["D_LENGTH"]) == (1.0, 2.0)
+    stored = json.loads(landed[0]["ext"]["segue"])["settings"]
+    assert [(entry["role"], entry["track"], entry["position"]) for entry in stored["audio"]] == [
+        ("context", 0, -RATE), ("context", 1, -RATE),
+    ]  # fmt: skip
+    assert stored["length"] == {"frames": 2 * RATE}

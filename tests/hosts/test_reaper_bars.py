@@ -116,19 +116,41 @@ def test_a_thousand_continuations_do_not_drift(reaper: Make) -> None:
         assert found["chain"] == [round(exact.seconds(bar) * rate) for bar in range(1001)]
 
 
-def test_tempo_that_moves_within_bars_keeps_the_bar_lines(reaper: Make) -> None:
-    """Glides and changes in the middle of a bar: the map sent has every bar line where REAPER has it."""
+def test_tempo_that_moves_within_bars_keeps_bars_and_quarters(reaper: Make) -> None:
+    """Glides and changes in the middle of a bar: the map that is sent has every bar line and quarter note
+    where REAPER has it.
+    """
     rng = random.Random(9)
     asked = []
-    for _ in range(300):
+    for _ in range(500):
         markers: list[dict[str, Any]] = [{"qn": 0, "bpm": rng.uniform(60, 180), "beats": 4, "unit": 4}]
         for _ in range(rng.randrange(1, 6)):
-            markers[-1]["linear"] = rng.random() < 0.5
-            markers.append({"qn": markers[-1]["qn"] + rng.randrange(1, 40) / 4, "bpm": rng.uniform(60, 180)})
+            markers[-1]["linear"] = rng.random() < 0.4
+            markers.append({"qn": markers[-1]["qn"] + rng.randrange(1, 60) / 6, "bpm": rng.uniform(60, 180)})
         asked.append({"tempo": markers, "rate": 48_000, "seam": 0, "bars": 12})
-    for found in reaper(None).ask("bars", maps=asked)["found"]:
+    for case, found in zip(asked, reaper(None).ask("bars", maps=asked)["found"], strict=True):
         sent = wire_map(found)
         assert abs(sent.seconds_of_bars(Fraction(12)) * 48_000 - found["frames"]) <= 0.5 + 1e-6
+        for quarter in range(48):
+            assert abs(float(sent.seconds_at(Fraction(quarter))) - seconds_at(case["tempo"], quarter)) < 1e-7
+            assert sent.bars_at(Fraction(quarter)) == Fraction(quarter, 4)
+
+
+def seconds_at(markers: list[dict[str, Any]], quarter: float) -> float:
+    """Where a quarter note lies; a glide goes from one tempo to the next evenly in time."""
+    total = 0.0
+    for here, there in zip(markers, [*markers[1:], None], strict=True):
+        until = min(quarter, there["qn"]) if there else quarter
+        count = until - here["qn"]
+        if count <= 0:
+            break
+        if there is not None and here.get("linear"):
+            # tempo squared grows evenly over the quarters
+            slope = (there["bpm"] ** 2 - here["bpm"] ** 2) / (there["qn"] - here["qn"])
+            total += 120 * count / (here["bpm"] + (here["bpm"] ** 2 + slope * count) ** 0.5)
+        else:
+            total += count * 60 / here["bpm"]
+    return total
 
 
 def test_the_daemons_take_is_as_long_as_the_bars(reaper: Make, segue_command: Path, tmp_path: Path) -> None:

@@ -85,6 +85,8 @@ function growing.step(job, pause)
   for _, list in pairs(job.chunks) do seen[list.stem] = true end
   local stems = landing.stems(job, seen)
   local wanted, due = {}, false
+  -- a model's stems come beside its mix: until a second step would be due, they may still come
+  local least_s = landing.wants_stems(job) and stems[1] == "mix" and FIRST_S * GROWTH or FIRST_S
   for _, stem in ipairs(stems) do
     local shortest, shown
     for _, list in pairs(job.chunks) do
@@ -93,7 +95,7 @@ function growing.step(job, pause)
         shown = math.max(shown or 0, list.shown)
       end
     end
-    local enough = math.max(FIRST_S * job.plan.rate, (shown or 0) * GROWTH)
+    local enough = math.max(least_s * job.plan.rate, (shown or 0) * GROWTH)
     if shortest and (shortest >= enough or (shortest >= job.plan.frames and shown < shortest)) then
       wanted[stem], due = math.tointeger(math.min(shortest, job.plan.frames)), true
     end
@@ -117,7 +119,7 @@ function growing.step(job, pause)
       for variation = 0, job.values.variations - 1 do
         local list = job.chunks[stem .. "/" .. variation]
         if list and list.ready then
-          local item = landing.put(job, stem, variation, list.ready.path, 0, list.ready.frames, #stems > 1)
+          local item = landing.put(job, stem, variation, list.ready.path, 0, list.ready.frames)
           list.shown, list.ready = list.ready.frames, nil
           reaper.UpdateItemInProject(item)
         end

@@ -10,13 +10,14 @@ local landing = {}
 local EQUAL_POWER = 1 -- REAPER's fade shape that keeps the power when one fades in and another out
 local FIXED_LANES = 2
 
+function landing.wants_stems(job) return job.values.stems or job.plan.mode == "accompany" end
+
 --- Which of the stems that came are landed: the stems where stems were wanted and the model has them.
 function landing.stems(job, seen)
   local parts = {}
   for stem in pairs(seen) do if stem ~= "mix" then parts[#parts + 1] = stem end end
   table.sort(parts)
-  local wanted = job.values.stems or job.plan.mode == "accompany"
-  if wanted and #parts > 0 then return parts end
+  if landing.wants_stems(job) and #parts > 0 then return parts end
   return seen.mix and { "mix" } or parts
 end
 
@@ -45,9 +46,9 @@ local function new_item(track)
   return item
 end
 
-local function track_for(job, stem, several, last)
+local function track_for(job, stem, last)
   local own = project.track(job.proj, job.plan.track)
-  local simple = own and not job.plan.mix and not several and not wants_lanes(job)
+  local simple = own and not job.plan.mix and stem == "mix" and not wants_lanes(job)
   if simple then
     local source = job.plan.item and project.item(job.proj, job.plan.item, own)
     if project.free(own, landing.start(job), last, job.plan.rate, source) then return own end
@@ -59,7 +60,7 @@ local function track_for(job, stem, several, last)
 end
 
 --- Items for stems and variations, as far as they are not there yet: job.items[key] = {guid, track}.
-local function slot(job, stem, variation, several)
+local function slot(job, stem, variation)
   local lanes = wants_lanes(job)
   local key = lanes and stem .. variation or stem
   job.items = job.items or {}
@@ -68,10 +69,10 @@ local function slot(job, stem, variation, several)
   local item = known and project.item(job.proj, known.guid, near)
   if item then return item, lanes and 0 or variation, key end
   local open
-  if not lanes and not several then item, open = retaken(job) end
+  if not lanes and stem == "mix" then item, open = retaken(job) end
   if item then
     job.items[key] = { guid = project.item_guid(item), track = project.track_guid(reaper.GetMediaItem_Track(item)),
-      before = reaper.CountTakes(item), open = open }
+      stem = stem, before = reaper.CountTakes(item), open = open }
     return item, variation, key
   end
   local last = landing.start(job) + job.plan.frames
@@ -80,7 +81,7 @@ local function slot(job, stem, variation, several)
     if lanes and entry.stem == stem then track = project.track(job.proj, entry.track) end
   end
   if not track then
-    track = track_for(job, stem, several, last)
+    track = track_for(job, stem, last)
     if lanes then reaper.SetMediaTrackInfo_Value(track, "I_FREEMODE", FIXED_LANES) end
   end
   item = new_item(track)
@@ -109,8 +110,8 @@ end
 
 --- Put a file under a variation of a stem: `skip` samples of it lie before the item's beginning, `frames` are
 --- heard. Returns the item, the take and the source.
-function landing.put(job, stem, variation, path, skip, frames, several)
-  local item, index, key = slot(job, stem, variation, several)
+function landing.put(job, stem, variation, path, skip, frames)
+  local item, index, key = slot(job, stem, variation)
   local rate = job.plan.rate
   local open = job.items[key].open -- of an item that was there before: how far it is pulled open over its handle
   index = index + (job.items[key].before or 0)
@@ -158,17 +159,30 @@ local function remember(job, item)
   reaper.GetSetMediaItemInfo_String(item, "P_EXT:segue", text, true)
 end
 
+--- A mix that grew before the stems came is not what was wanted.
+local function remove_others(job, stems)
+  local wanted = {}
+  for _, stem in ipairs(stems) do wanted[stem] = true end
+  for key, entry in pairs(job.items or {}) do
+    if not wanted[entry.stem] then
+      landing.remove_item(job, entry)
+      job.items[key] = nil
+    end
+  end
+end
+
 local function place_all(job)
   local seen, most = {}, 0
   for _, take in ipairs(job.takes) do seen[take.stem] = true end
   local stems = landing.stems(job, seen)
+  remove_others(job, stems)
   local sources, items, handles = {}, {}, {}
   for _, stem in ipairs(stems) do
     for _, take in ipairs(job.takes) do
       if take.stem == stem then
         most = math.max(most, take.variation + 1)
         local item, made, source = landing.put(job, stem, take.variation, take.path, take.handle_frames,
-          take.frames, #stems > 1)
+          take.frames)
         sources[#sources + 1] = source
         items[#items + 1] = { item = item, take = made, variation = take.variation }
         handles[item] = math.min(handles[item] or take.handle_frames, take.handle_frames)
@@ -207,18 +221,21 @@ function landing.land(job)
   return sources
 end
 
---- Take back what grew, where the job has come to nothing. Tracks that were made for it go with it.
-function landing.remove(job)
-  for _, entry in pairs(job.items or {}) do
-    local track = project.track(job.proj, entry.track)
-    local item = entry.before == 0 and project.item(job.proj, entry.guid, track)
-    if item then
-      reaper.DeleteTrackMediaItem(reaper.GetMediaItem_Track(item), item)
-      if track and entry.track ~= job.plan.track and reaper.CountTrackMediaItems(track) == 0 then
-        reaper.DeleteTrack(track)
-      end
-    end
+--- Take back an item that was made for a job, and its track if that was made for it and is empty.
+function landing.remove_item(job, entry)
+  local track = project.track(job.proj, entry.track)
+  local item = entry.before == 0 and project.item(job.proj, entry.guid, track)
+  if not item then return end
+  local on = reaper.GetMediaItem_Track(item)
+  reaper.DeleteTrackMediaItem(on, item)
+  if on == track and entry.track ~= job.plan.track and reaper.CountTrackMediaItems(track) == 0 then
+    reaper.DeleteTrack(track)
   end
+end
+
+--- Take back what grew, where the job has come to nothing.
+function landing.remove(job)
+  for _, entry in pairs(job.items or {}) do landing.remove_item(job, entry) end
   job.items, job.last_track = {}, nil
   reaper.UpdateArrange()
 end

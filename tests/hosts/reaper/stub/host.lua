@@ -342,6 +342,14 @@ function host:functions()
     local first, beats, unit = map:bar(bar)
     return (qn - first) * unit / 4, bar, beats, qn * unit / 4, unit
   end
+  function f.TimeMap2_timeToQN(proj, time) return self:project(proj).tempo:quarter(time) end
+  function f.TimeMap2_QNToTime(proj, quarter) return self:project(proj).tempo:time(quarter) end
+  function f.TimeMap2_GetNextChangeTime(proj, time)
+    for _, marker in ipairs(self:project(proj).tempo.markers) do
+      if marker.time > time then return marker.time end
+    end
+    return -1.0
+  end
   function f.time_precise() return self:now() end
 
   -- undo and drawing
