@@ -134,7 +134,7 @@ def test_a_daemon_that_dies_costs_nothing(
 def test_a_command_that_dies_is_started_again(reaper: Make, segue_command: Path, tmp_path: Path) -> None:
     host = started(reaper, segue_command, tmp_path)
     (folder,) = host.job_folders()
-    os.kill(int((folder / "heartbeat").read_text().split()[0]), signal.SIGKILL)
+    os.kill(json.loads((folder / "heartbeat").read_text())["pid"], signal.SIGKILL)
     found = host.run(90)
     assert complete(found) and len(found["started"]) == 2
 

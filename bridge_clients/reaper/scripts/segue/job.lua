@@ -125,7 +125,7 @@ function job:start()
 end
 
 --- Whether the command shows that it lives; where it does not, it is started again and goes on. Lua cannot see
---- when `heartbeat` was touched, but `progress` grows at least every two seconds.
+--- when `heartbeat` was touched, but what stands in it changes with every beat.
 function job:look_for_life()
   local sign = (files.read(files.join(self.folder, "heartbeat"), 256) or "") .. "/" .. self.tail.at
   self.looks = (self.looks or 0) + 1
