@@ -241,3 +241,62 @@ def test_no_turn_keeps_the_editor_longer_than_50_ms(studio: Studio) -> None:
     print("\nhook:", figures)
     assert figures["turns"] > 50
     assert figures["longest_ms"] <= 1000 * BLOCKED_S
+
+
+def test_a_gap_is_filled_to_the_sample(studio: Studio) -> None:
+    studio.drive(f"drive.import ([[{studio.ardour.folder}/prompt.wav]], 400000)")
+    studio.drive("drive.range (288000, 333333)")
+    studio.set(crossfade=False)
+    landed = studio.act("fill")
+    (take,) = studio.regions()
+    assert (take["name"], take["position"], take["length"]) == ("segue fill v1 seed 7", SEAM, 45_333)
+    roles = [(a["role"], a["to"] - a["from"]) for a in landed["order"]["audio"]]
+    assert roles[0] == ("prompt", SEAM) and roles[1][0] == "following"
+    studio.drive("Editor:undo (1)")
+
+
+def test_a_variation_lies_where_its_source_lies(studio: Studio) -> None:
+    studio.drive("drive.pick ('prompt')")
+    studio.set(strength=0.3)
+    landed = studio.act("vary")
+    assert landed["settings"]["strength"] == 0.3
+    (take,) = studio.regions()
+    assert (take["name"], take["position"], take["length"]) == ("segue vary v1 seed 7", 96_000, 192_000)
+    studio.drive("Editor:undo (1)")
+
+
+def test_stems_have_tracks_of_their_own_and_a_retake_another_seed(studio: Studio) -> None:
+    studio.drive("drive.pick ()")
+    studio.drive("Session:request_locate (48000, false, ARDOUR.LocateTransportDisposition.MustStop, "
+                 "ARDOUR.TransportRequestSource.TRS_UI)")  # fmt: skip
+    studio.until(lambda: studio.drive("Session:transport_sample ()") == "48000", 5, "the playhead")
+    studio.set(model="stems", stems=True, takes="tracks", variations=2, bars=1)
+    studio.act("generate")
+    takes = studio.regions()
+    assert len(takes) == 6
+    assert {t["name"] for t in takes} == {
+        f"segue generate v{v} seed 7 {stem}" for v in (1, 2) for stem in ("drums", "bass", "other")
+    }
+    assert len({t["track"] for t in takes}) == 6
+    assert {t["position"] for t in takes} == {48_000}
+    studio.act("retake")
+    assert len(studio.regions()) == 12
+    assert len({t["name"].split()[4] for t in studio.regions()}) == 2
+    studio.drive("Editor:undo (1)")
+    assert [t["name"] for t in studio.regions()] == [t["name"] for t in takes]
+    studio.drive("Editor:undo (7)")  # that a playlist was made is a step of Ardour's own, one for each track
+    assert studio.regions() == []
+
+
+def test_what_cannot_be_made_is_said_on_the_timeline(studio: Studio) -> None:
+    studio.drive("drive.pick ('prompt')")
+    studio.set(model="no such model")
+    studio.ardour.act("segue_continue.lua")
+    said = studio.until(
+        lambda: next((name for name in studio.marks() if name.startswith("segue failed")), ""),
+        20,
+        "the failure",
+    )
+    assert "no such model" in said
+    studio.until(lambda: not any((studio.home / "orders").iterdir()), 5, "the end of the job")
+    assert studio.regions() == []

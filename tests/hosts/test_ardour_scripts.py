@@ -18,12 +18,16 @@ from protocol.errors import SegueError
 LUA = shutil.which("lua5.3") or shutil.which("lua5.4") or shutil.which("lua")
 needs_lua = pytest.mark.skipif(LUA is None, reason="lua is not installed")
 needs_luacheck = pytest.mark.skipif(shutil.which("luacheck") is None, reason="luacheck is not installed")
-_OF_ARDOUR = "Session Editor ARDOUR ArdourUI Editing Temporal PBD C LuaDialog LuaSignal ardour factory signals"
+_OF_ARDOUR = (
+    "Session Editor ARDOUR ArdourUI Editing Temporal PBD C LuaDialog LuaSignal ardour factory signals"
+)
 
 
 def _lua(code: str, *words: str) -> str:
     assert LUA is not None
-    done = subprocess.run([LUA, "-", *words], input=code.encode(), capture_output=True, timeout=60, check=False)
+    done = subprocess.run(
+        [LUA, "-", *words], input=code.encode(), capture_output=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()
 
@@ -50,7 +54,7 @@ def test_each_script_declares_itself_and_needs_no_other_file(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(compose.scripts()))
 def test_luacheck_finds_nothing(name: str) -> None:
     path = compose.HERE / "scripts" / name
-    # 143: os.forkexec is Ardour's own; 211, 212, 431: an action holds the parts of all actions, and each uses some of them
+    # 143: os.forkexec is Ardour's own; the others: an action holds all actions' parts and uses some
     done = subprocess.run(
         ["luacheck", "--std", "lua53", "--globals", *_OF_ARDOUR.split(), "--ignore", "143", "211", "212",
          "431", "--no-max-line-length", "--no-color", "-q", str(path)],
@@ -86,7 +90,9 @@ def test_json_carries_every_value_there_and_back(tmp_path: Path) -> None:
     values = [[value(0)] for _ in range(300)] + [["x" * 10_000], [None, 1], {"a": [], "b": {}}]
     part = (compose.HERE / "parts" / "json.lua").read_text("utf-8")
     for ascii_only in (True, False):
-        (tmp_path / "in").write_text("\n".join(json.dumps(v, ensure_ascii=ascii_only) for v in values), "utf-8")
+        (tmp_path / "in").write_text(
+            "\n".join(json.dumps(v, ensure_ascii=ascii_only) for v in values), "utf-8"
+        )
         code = f"{part}\nfor line in io.lines (arg[1]) do print (json.write (assert (json.read (line)))) end"
         lines = _lua(code, str(tmp_path / "in")).splitlines()
         found = [json.loads(line) for line in lines]

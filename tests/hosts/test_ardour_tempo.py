@@ -55,7 +55,8 @@ def read(tmp_path: Path) -> Any:
         done = subprocess.run(
             ["ardour7-lua", str(HERE / "ardour_tempo.lua"), str(tmp_path / "s"), str(compose.HERE / "parts"),
              str(tmp_path / "maps"), str(tmp_path / "out")],
-            env={**os.environ, "HOME": str(tmp_path)}, capture_output=True, text=True, timeout=120, check=False,
+            env={**os.environ, "HOME": str(tmp_path)}, capture_output=True, text=True, timeout=120,
+            check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
@@ -64,9 +65,7 @@ def read(tmp_path: Path) -> Any:
 
 
 def _exact(given: dict[str, Any]) -> Any:
-    """Sample of a place in ticks by exact arithmetic from what was set, tempi being whole clock ticks a note as
-    Ardour keeps them.
-    """
+    """Clock of a place in ticks, exactly, from what was set: Ardour keeps whole clock ticks a note."""
 
     def clock(ticks: Fraction) -> Fraction:
         total = Fraction(0)
@@ -83,7 +82,7 @@ def _exact(given: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("ramps", [False, True], ids=["steps", "ramps"])
 def test_the_map_that_is_sent_is_ardours_own(read: Any, ramps: bool) -> None:
-    maps = _maps(6, ramps)
+    maps = _maps(4, ramps)
     for given, answers in zip(maps, read(maps), strict=True):
         clock = _exact(given)
         for seam, answer in zip(given["seams"], answers, strict=True):
@@ -97,11 +96,13 @@ def test_the_map_that_is_sent_is_ardours_own(read: Any, ramps: bool) -> None:
             if not ramps:
                 changes = {fraction(change["at"]) for change in answer["map"]["changes"]}
                 wanted = {Fraction(at, TICKS) for at, *_ in given["tempi"] + given["meters"]}
-                assert changes == {at for at in wanted if clock(at * TICKS) * RATE / CLOCK <= seam + 300 * RATE}
+                assert changes == {
+                    at for at in wanted if clock(at * TICKS) * RATE / CLOCK <= seam + 300 * RATE
+                }
 
 
 def test_bars_are_counted_on_ardours_own_grid(read: Any) -> None:
-    maps = _maps(6, ramps=False)
+    maps = _maps(4, ramps=False)
     for given, answers in zip(maps, read(maps), strict=True):
         clock = _exact(given)
 

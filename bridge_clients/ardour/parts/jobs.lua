@@ -1,7 +1,7 @@
 -- What the hook does with each job, a little per tick: read the audio, start `segue job`, follow it, land its
 -- takes. All it knows of a job is on disk, so that it goes on after Ardour was closed or has crashed.
-local jobs = { open = {}, offset = 0, longest_us = 0, turns = 0 }
-local TURN_US = 20000 -- at most about so long at a time; the user feels 50 ms
+local jobs = { open = {}, offset = 0, turns = 0, longest_us = 0, longest_in = "", longest_add_us = 0, waiting_us = 0 }
+local TURN_US = 12000 -- go on no longer than so at a time; the user feels 50 ms
 local now = ARDOUR.LuaAPI.monotonic_time
 local function path (...) return files.join (files.home (), ...) end
 
@@ -203,16 +203,22 @@ local function begin ()
 		if l:is_range_marker () and l:name ():sub (1, 6) == "segue " then left[#left + 1] = l:name () end
 	end
 	for _, text in ipairs (left) do unmark (text) end
-	jobs.offset, jobs.open, jobs.of = 0, {}, Session:path ()
+	jobs.offset, jobs.open, jobs.of, jobs.beaten = 0, {}, Session:path (), false
 end
 local function beat ()
 	jobs.turns = jobs.turns + 1
-	if jobs.turns % 10 ~= 1 then return end
-	files.write (path ("hook.json"), json.write ({ time = os.time (), turns = jobs.turns, open = #jobs.open,
-		longest_ms = jobs.longest_us / 1000, longest_add_track_ms = (jobs.longest_add_us or 0) / 1000 }))
+	if jobs.beaten and jobs.turns % 10 ~= 0 then return end
+	jobs.beaten = files.write (path ("hook.json"), json.write ({ time = os.time (), turns = jobs.turns, open = #jobs.open,
+		longest_ms = jobs.longest_us / 1000, longest_in = jobs.longest_in, longest_with_waiting_ms = jobs.waiting_us / 1000,
+		longest_add_track_ms = jobs.longest_add_us / 1000 }))
+end
+-- How long Linux kept this thread waiting for a processor so far: what others took is not what a turn took.
+local function waited_us ()
+	local text = files.read ("/proc/thread-self/schedstat")
+	return text and (tonumber (text:match ("^%d+ (%d+)")) or 0) // 1000 or 0
 end
 function jobs.turn ()
-	local t0 = now ()
+	local t0, waited, did = now (), waited_us (), ""
 	if jobs.of ~= Session:path () then begin () end
 	beat ()
 	look_at_queue ()
@@ -228,17 +234,22 @@ function jobs.turn ()
 				and job.step ~= "prepare" and job.step ~= "finish" then
 				close (job)
 			else
+				did = did .. job.step .. " "
 				local ok, why = pcall (steps[job.step], job, t0 + TURN_US)
 				if not ok then fail (job, tostring (why)) end
-				if job.plan and job.plan.added_track then added, job.plan.added_track = true, nil end
+				if job.plan and job.plan.did then
+					added, did, job.plan.did = added or job.plan.did == "track", did .. job.plan.did .. " ", nil
+				end
 			end
 		end
 		if not job.step then table.remove (jobs.open, i) end
 	end
 	local took = now () - t0
+	local alone = took - (waited_us () - waited)
 	if added then
-		jobs.longest_add_us = math.max (jobs.longest_add_us or 0, took)
+		jobs.longest_add_us = math.max (jobs.longest_add_us, alone)
 	else
-		jobs.longest_us = math.max (jobs.longest_us, took)
+		if alone > jobs.longest_us then jobs.longest_us, jobs.longest_in = alone, did end
+		jobs.waiting_us = math.max (jobs.waiting_us, took)
 	end
 end

@@ -39,8 +39,8 @@ local function id_of (thing) return thing:to_stateful ():id ():to_s () end
 
 -- "Bass segue", "Bass segue drums", and with a track each "Bass segue 2": a take of a take stays where it is.
 local function home_of (order, take)
-	local name = order.track:gsub (" segue .*$", ""):gsub (" segue$", "")
-	name = name .. " segue"
+	local name = order.track:gsub ("^segue.*$", ""):gsub (" segue .*$", ""):gsub (" segue$", "")
+	name = name == "" and "segue" or name .. " segue"
 	if take.stem ~= "mix" then name = name .. " " .. take.stem end
 	if order.takes == "tracks" and take.variation > 1 then name = name .. " " .. take.variation end
 	return name
@@ -67,14 +67,16 @@ local function extent (order, take)
 	end
 	return at, before, after
 end
--- One thing per call; true when everything is ready for `land.finish`.
+-- One thing per call, which `plan.did` names; true when everything is ready for `land.finish`.
 function land.prepare (order, plan)
 	local take = plan.takes[plan.at]
 	if not take then return true end
 	if not take.region then
+		plan.did = "file"
 		take.region = id_of (bring_in (take.file))
 		return false
 	end
+	plan.did = "place"
 	local at, before, after = extent (order, take)
 	local name = home_of (order, take)
 	local track = track_named (name)
@@ -83,7 +85,7 @@ function land.prepare (order, plan)
 		local made = Session:new_audio_track (take.channels, math.max (2, take.channels), nil, 1, name,
 			ARDOUR.PresentationInfo.max_order, ARDOUR.TrackMode.Normal, true)
 		if made:empty () then error ("Ardour could not add a track.", 0) end
-		plan.added_track = true
+		plan.did = "track"
 		return false
 	end
 	plan.used = plan.used or {}
@@ -91,6 +93,7 @@ function land.prepare (order, plan)
 	if plan.used[id_of (playlist)] or not is_free (playlist, at - before, at + take.frames + after) then
 		plan.first = plan.first or {}
 		if plan.used[id_of (playlist)] and not plan.first[name] then plan.first[name] = id_of (playlist) end
+		plan.did = "playlist"
 		track:use_new_playlist (AUDIO)
 		playlist = track:playlist ()
 	end

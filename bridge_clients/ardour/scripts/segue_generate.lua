@@ -468,7 +468,7 @@ function choose.order (mode, s)
 	local seam, frames
 	if mode == "generate" then
 		seam = Session:transport_sample ()
-		o.track = chosen.tracks[1] and chosen.tracks[1]:name () or "Segue"
+		o.track = chosen.tracks[1] and chosen.tracks[1]:name () or ""
 	elseif not chosen.from then
 		error ("Select a region, or a time range and its track, first.", 0)
 	elseif #chosen.tracks == 0 then
@@ -499,12 +499,11 @@ function choose.order (mode, s)
 			a, b = chosen.regions[1].to, chosen.regions[2].from
 		end
 		seam, frames = a, b - a
-		local track = chosen.tracks[1]
 		chosen.range = true
 		if a > 0 then
-			o.audio[1] = sound (chosen, "prompt.wav", "prompt", math.max (0, a - most), a, a, track)
+			o.audio[1] = sound (chosen, "prompt.wav", "prompt", math.max (0, a - most), a, a)
 		end
-		o.audio[#o.audio + 1] = sound (chosen, "following.wav", "following", b, b + most, b, track)
+		o.audio[#o.audio + 1] = sound (chosen, "following.wav", "following", b, b + most, b)
 		if #o.audio == 2 then o.audio[2].position = nil end
 	end
 	if mode ~= "generate" and (#o.audio == 0 or (mode == "fill" and #o.audio < 2)) then

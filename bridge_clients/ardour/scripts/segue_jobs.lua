@@ -183,7 +183,7 @@ function files.start (...) os.forkexec (...) end
 -- From the timeline to a float WAV, a slice at a time: packed in blocks, 192,000 stereo frames took 0.34 s in one
 -- go value by value, which the editor must never wait for.
 local reader = {}
-local BLOCK = 4096
+local BLOCK = 2048
 local PACK = {}
 local function pack_all (t, n)
 	local out = {}
@@ -312,8 +312,8 @@ local function id_of (thing) return thing:to_stateful ():id ():to_s () end
 
 -- "Bass segue", "Bass segue drums", and with a track each "Bass segue 2": a take of a take stays where it is.
 local function home_of (order, take)
-	local name = order.track:gsub (" segue .*$", ""):gsub (" segue$", "")
-	name = name .. " segue"
+	local name = order.track:gsub ("^segue.*$", ""):gsub (" segue .*$", ""):gsub (" segue$", "")
+	name = name == "" and "segue" or name .. " segue"
 	if take.stem ~= "mix" then name = name .. " " .. take.stem end
 	if order.takes == "tracks" and take.variation > 1 then name = name .. " " .. take.variation end
 	return name
@@ -340,14 +340,16 @@ local function extent (order, take)
 	end
 	return at, before, after
 end
--- One thing per call; true when everything is ready for `land.finish`.
+-- One thing per call, which `plan.did` names; true when everything is ready for `land.finish`.
 function land.prepare (order, plan)
 	local take = plan.takes[plan.at]
 	if not take then return true end
 	if not take.region then
+		plan.did = "file"
 		take.region = id_of (bring_in (take.file))
 		return false
 	end
+	plan.did = "place"
 	local at, before, after = extent (order, take)
 	local name = home_of (order, take)
 	local track = track_named (name)
@@ -356,7 +358,7 @@ function land.prepare (order, plan)
 		local made = Session:new_audio_track (take.channels, math.max (2, take.channels), nil, 1, name,
 			ARDOUR.PresentationInfo.max_order, ARDOUR.TrackMode.Normal, true)
 		if made:empty () then error ("Ardour could not add a track.", 0) end
-		plan.added_track = true
+		plan.did = "track"
 		return false
 	end
 	plan.used = plan.used or {}
@@ -364,6 +366,7 @@ function land.prepare (order, plan)
 	if plan.used[id_of (playlist)] or not is_free (playlist, at - before, at + take.frames + after) then
 		plan.first = plan.first or {}
 		if plan.used[id_of (playlist)] and not plan.first[name] then plan.first[name] = id_of (playlist) end
+		plan.did = "playlist"
 		track:use_new_playlist (AUDIO)
 		playlist = track:playlist ()
 	end
@@ -437,8 +440,8 @@ function land.finish (order, plan)
 end
 -- What the hook does with each job, a little per tick: read the audio, start `segue job`, follow it, land its
 -- takes. All it knows of a job is on disk, so that it goes on after Ardour was closed or has crashed.
-local jobs = { open = {}, offset = 0, longest_us = 0, turns = 0 }
-local TURN_US = 20000 -- at most about so long at a time; the user feels 50 ms
+local jobs = { open = {}, offset = 0, turns = 0, longest_us = 0, longest_in = "", longest_add_us = 0, waiting_us = 0 }
+local TURN_US = 12000 -- go on no longer than so at a time; the user feels 50 ms
 local now = ARDOUR.LuaAPI.monotonic_time
 local function path (...) return files.join (files.home (), ...) end
 
@@ -640,16 +643,22 @@ local function begin ()
 		if l:is_range_marker () and l:name ():sub (1, 6) == "segue " then left[#left + 1] = l:name () end
 	end
 	for _, text in ipairs (left) do unmark (text) end
-	jobs.offset, jobs.open, jobs.of = 0, {}, Session:path ()
+	jobs.offset, jobs.open, jobs.of, jobs.beaten = 0, {}, Session:path (), false
 end
 local function beat ()
 	jobs.turns = jobs.turns + 1
-	if jobs.turns % 10 ~= 1 then return end
-	files.write (path ("hook.json"), json.write ({ time = os.time (), turns = jobs.turns, open = #jobs.open,
-		longest_ms = jobs.longest_us / 1000, longest_add_track_ms = (jobs.longest_add_us or 0) / 1000 }))
+	if jobs.beaten and jobs.turns % 10 ~= 0 then return end
+	jobs.beaten = files.write (path ("hook.json"), json.write ({ time = os.time (), turns = jobs.turns, open = #jobs.open,
+		longest_ms = jobs.longest_us / 1000, longest_in = jobs.longest_in, longest_with_waiting_ms = jobs.waiting_us / 1000,
+		longest_add_track_ms = jobs.longest_add_us / 1000 }))
+end
+-- How long Linux kept this thread waiting for a processor so far: what others took is not what a turn took.
+local function waited_us ()
+	local text = files.read ("/proc/thread-self/schedstat")
+	return text and (tonumber (text:match ("^%d+ (%d+)")) or 0) // 1000 or 0
 end
 function jobs.turn ()
-	local t0 = now ()
+	local t0, waited, did = now (), waited_us (), ""
 	if jobs.of ~= Session:path () then begin () end
 	beat ()
 	look_at_queue ()
@@ -665,18 +674,23 @@ function jobs.turn ()
 				and job.step ~= "prepare" and job.step ~= "finish" then
 				close (job)
 			else
+				did = did .. job.step .. " "
 				local ok, why = pcall (steps[job.step], job, t0 + TURN_US)
 				if not ok then fail (job, tostring (why)) end
-				if job.plan and job.plan.added_track then added, job.plan.added_track = true, nil end
+				if job.plan and job.plan.did then
+					added, did, job.plan.did = added or job.plan.did == "track", did .. job.plan.did .. " ", nil
+				end
 			end
 		end
 		if not job.step then table.remove (jobs.open, i) end
 	end
 	local took = now () - t0
+	local alone = took - (waited_us () - waited)
 	if added then
-		jobs.longest_add_us = math.max (jobs.longest_add_us or 0, took)
+		jobs.longest_add_us = math.max (jobs.longest_add_us, alone)
 	else
-		jobs.longest_us = math.max (jobs.longest_us, took)
+		if alone > jobs.longest_us then jobs.longest_us, jobs.longest_in = alone, did end
+		jobs.waiting_us = math.max (jobs.waiting_us, took)
 	end
 end
 	local busy = false
