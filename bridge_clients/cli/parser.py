@@ -80,6 +80,17 @@ def build() -> Parser:
     audacity = add("audacity", "audacity:run", "the selection in Audacity goes on, onto new tracks")
     add_audacity(audacity, making, tempo_flags, audacity_output(), number)
 
+    osc = add("osc", "osc:run", "speak OSC with SuperCollider, Pure Data and others on this machine")
+    osc.add_argument("--port", type=integer(0, 65_535), default=5776, metavar="N", help="UDP, default 5776")
+    osc.add_argument("--bind", default="127.0.0.1", metavar="ADDRESS", help="of the loopback; no other")
+    osc.add_argument("--takes", metavar="DIR", help="where takes go (default ./segue-takes)")
+    osc.add_argument(
+        "--at-most", type=integer(1, 64), default=16, metavar="N", help="jobs at a time (default 16)"
+    )
+    osc.add_argument(
+        "--any-user", action="store_true", help="hear programs of this machine's other users, too"
+    )
+
     takes = add("takes", "takes:run", "list, show, play, export or forget finished takes", _json_flag())
     takes.add_argument(
         "action", nargs="?", default="list", choices=["list", "show", "play", "export", "forget"]
