@@ -102,6 +102,11 @@ def wanted(host: str, platform: str, home: Path, environment: Mapping[str, str])
     return found
 
 
+def looked_at(host: str, platform: str, home: Path, environment: Mapping[str, str]) -> list[Finding]:
+    """What the host's own folder finds."""
+    return list(_module(host).check(platform, home, environment))
+
+
 def last_words(host: str) -> str:
     """What the user has to do now, in the host's own sentence."""
     return str(getattr(_module(host), "AFTERWARDS", ""))
@@ -181,12 +186,16 @@ def _copy(want: Copy, memory: Memory, dry: bool) -> Step:
         changed = "you changed it" if path in memory.files else "it was not put there by Segue"
         return Step(KEPT, want.target, f"{changed}; remove it and install again for Segue's own")
     if not dry:
-        for folder in reversed([f for f in want.target.parents if not f.exists()]):
-            folder.mkdir()
-            memory.folders.append(str(folder))
+        _make_folders(want.target, memory)
         _write(want.target, content, 0o644)
         memory.files[path] = new
     return Step(WRITTEN, want.target)
+
+
+def _make_folders(target: Path, memory: Memory) -> None:
+    for folder in reversed([f for f in target.parents if not f.exists()]):
+        folder.mkdir()
+        memory.folders.append(str(folder))
 
 
 def _take_back(path: str, memory: Memory, dry: bool) -> Step:
@@ -237,13 +246,16 @@ def _set(want: Setting, memory: Memory, dry: bool) -> Step:
     if not dry:
         known = next((e for e in memory.settings if _names(e) == _names(want)), None)
         if known is None:
-            made = not want.target.exists()
+            made = not want.target.exists() or any(
+                entry["made"] for entry in memory.settings if entry["path"] == str(want.target)
+            )
             memory.settings.append(
                 {"path": str(want.target), "section": want.section, "key": want.key, "value": want.value,
                  "before": before, "made": made, "process": want.process}
             )  # fmt: skip
         else:
             known["value"] = want.value
+        _make_folders(want.target, memory)
         memory.keep()  # before the change, so that what stood there is never lost
         file.set(want.section, want.key, want.value)
         _write(want.target, file.content(), file.mode)
@@ -264,7 +276,10 @@ def _put_back(entry: dict[str, Any], memory: Memory, dry: bool) -> Step:
     if not dry:
         if step.did == RESTORED:
             file.set(entry["section"], entry["key"], entry["before"])
-            _write(target, file.content(), file.mode)
+            if entry.get("made") and not file.content().strip():
+                target.unlink()
+            else:
+                _write(target, file.content(), file.mode)
         memory.settings.remove(entry)
     return step
 
@@ -311,7 +326,7 @@ def findings(
         try:
             memory = Memory.of(host, memory_folder(environment))
             asked_for = not memory.empty
-            found = list(_module(host).check(platform, home, environment))
+            found = looked_at(host, platform, home, environment)
             found += _as_installed(memory, host, platform, home, environment)
         except SegueError as error:
             found = [Finding(host, error.message, BAD, error.allowed or f"segue install {host}")]
@@ -335,7 +350,10 @@ def _as_installed(
     if changed:
         advice = f"yours is kept; remove it and {renew} for Segue's own"
         yield Finding(host, f"{changed[0]} was changed{_more(changed)}", NOTE, advice)
-    wants = [w for w in wanted(host, platform, home, environment) if isinstance(w, Copy)]
+    try:
+        wants = [w for w in wanted(host, platform, home, environment) if isinstance(w, Copy)]
+    except SegueError:  # the command or the host has gone, which the host's own look has said
+        return
     old = [
         str(w.target) for w in wants
         if memory.files.get(str(w.target)) not in (None, hashlib.sha256(w.content()).hexdigest())

@@ -9,7 +9,7 @@ from typing import Any
 
 from bridge_clients.cli.exits import DONE
 from bridge_clients.cli.showing import json_line, say
-from bridge_clients.installing import TO_VARIABLE
+from bridge_clients.installing import OK, TO_VARIABLE
 from protocol.errors import SegueError
 
 
@@ -28,6 +28,8 @@ def run(args: Any) -> int:
         steps = host_files.uninstall(memory, dry=args.dry_run)
     else:
         wants = host_files.wanted(args.host, sys.platform, Path.home(), environment)
+        if not wants:
+            raise _nothing(args.host, environment)
         steps = host_files.install(wants, memory, dry=args.dry_run)
     count = 0
     for step in steps:
@@ -40,6 +42,19 @@ def run(args: Any) -> int:
     if not args.json:
         say(_last_words(args, count))
     return DONE
+
+
+def _nothing(host: str, environment: dict[str, str]) -> SegueError:
+    """The host's own word on why there is nothing to install."""
+    from bridge_clients.host_files import looked_at
+
+    found = looked_at(host, sys.platform, Path.home(), environment)
+    why = next((f for f in found if f.level != OK), None)
+    return SegueError(
+        "E_ARGUMENT",
+        f"Nothing can be installed for {host}: {why.found if why else 'it is not on this machine'}.",
+        field="host", value=host, allowed=(why.advice if why else None) or None,
+    )  # fmt: skip
 
 
 def _last_words(args: Any, count: int) -> str:

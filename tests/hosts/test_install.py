@@ -224,8 +224,12 @@ def test_what_hosts_need_is_in_the_wheel(tmp_path: Path) -> None:
     """Every file of bridge_clients that git knows is packed, whatever it is called."""
     root = Path(__file__).resolve().parents[2]
     listed = subprocess.run(
-        ["git", "ls-files", "bridge_clients"], cwd=root, capture_output=True, text=True, check=False
-    ).stdout.split()
+        ["git", "-c", "core.quotePath=off", "ls-files", "bridge_clients"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.splitlines()
     pytest.importorskip("hatchling.build", reason="hatchling is not installed here")
     if not listed:
         pytest.skip("this is no checkout")
