@@ -23,15 +23,17 @@ RATE = 48_000
 class ReaperHost:
     """One REAPER. `command` is the segue command that `segue install reaper` would have named."""
 
-    def __init__(self, folder: Path, command: Path | None) -> None:
-        self.resource, self.media = folder / "REAPER resources", folder / "my song" / "Media"
+    def __init__(
+        self, folder: Path, command: Path | None, *, scripts: Path = SCRIPTS, resource: Path | None = None
+    ) -> None:
+        self.resource, self.media = resource or folder / "REAPER resources", folder / "my song" / "Media"
         installed = self.resource / "Scripts" / "Segue"
-        installed.mkdir(parents=True)
+        installed.mkdir(parents=True, exist_ok=True)
         self.media.mkdir(parents=True)
         if command is not None:
             (installed / "segue-command.txt").write_text(f"{command}\n")
         self._process = subprocess.Popen(
-            ["lua5.4", str(TESTS / "driver.lua"), str(SCRIPTS), str(TESTS)], stdin=subprocess.PIPE,
+            ["lua5.4", str(TESTS / "driver.lua"), str(scripts), str(TESTS)], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, text=True, cwd=folder,
         )  # fmt: skip
         self.ask("open", resource=str(self.resource), media=str(self.media), wall=time.monotonic())

@@ -7,7 +7,10 @@ documentation has them, and is strict where REAPER is lenient.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -248,7 +251,10 @@ def test_at_the_cursor_from_a_text(reaper: Make, segue_command: Path, tmp_path: 
     assert json.loads(item["ext"]["segue"])["settings"]["text"] == "a waltz in blue"
 
 
-def test_the_gap_is_filled_at_its_exact_length(reaper: Make, segue_command: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("crossfade", [False, True], ids=["exact", "crossfaded"])
+def test_the_gap_is_filled_at_its_exact_length(
+    reaper: Make, segue_command: Path, tmp_path: Path, crossfade: bool
+) -> None:
     """The gap lies on the track between two items; what follows it is given as well."""
     host = reaper(segue_command)
     write_wav(tmp_path / "riff.wav", tone(2.0), RATE)
@@ -257,10 +263,21 @@ def test_the_gap_is_filled_at_its_exact_length(reaper: Make, segue_command: Path
         for at in (0.0, 3.5)
     ]
     host.ask("lay", rate=RATE, tracks=[{"items": items}], selection=[2.0, 3.5])
-    settings(host, variations=2, crossfade=False)
+    settings(host, variations=2, crossfade=crossfade)
     host.action("Fill time selection")
     found = host.run()
     (item,) = landed_items(found)
+    if crossfade:  # open at both ends, over the handle and over the tail
+        before, _, behind = sorted(found["tracks"][0]["items"], key=lambda one: one["info"]["D_POSITION"])
+        opened, longer = before["info"]["D_FADEOUTLEN_AUTO"], behind["info"]["D_FADEINLEN_AUTO"]
+        assert opened == item["info"]["D_FADEINLEN_AUTO"] == 0.08
+        assert longer == item["info"]["D_FADEOUTLEN_AUTO"] == 0.08
+        assert round(item["info"]["D_POSITION"] * RATE) == round((2.0 - opened) * RATE)
+        assert round(item["info"]["D_LENGTH"] * RATE) == round((1.5 + opened + longer) * RATE)
+        _, samples = read_wav(Path(item["takes"][0]["path"]))
+        assert len(samples) == round(item["info"]["D_LENGTH"] * RATE)
+        assert item["takes"][0]["info"]["D_STARTOFFS"] == 0
+        return
     assert len(found["tracks"]) == 1, "there is room on the track itself"
     assert item["info"]["D_POSITION"] == 2.0 and item["info"]["D_LENGTH"] == 1.5 and len(item["takes"]) == 2
     stored = json.loads(item["ext"]["segue"])["settings"]
@@ -301,3 +318,54 @@ def test_accompanying_gives_every_track_and_brings_stems(
         ("context", 0, -RATE), ("context", 1, -RATE),
     ]  # fmt: skip
     assert stored["length"] == {"frames": 2 * RATE}
+
+
+def test_what_segue_install_copies_works(segue_command: Path, tmp_path: Path, reaper: Make) -> None:
+    """The scripts run from where `segue install reaper` put them, and start the command it named."""
+    from bridge_clients.reaper import SCRIPTS
+    from tests.hosts.reaper_host import ReaperHost
+
+    resources = tmp_path / "home" / ".config" / "REAPER"
+    resources.mkdir(parents=True)
+    environment = {
+        **os.environ, "HOME": str(tmp_path / "home"), "XDG_DATA_HOME": str(tmp_path / "data"),
+        "SEGUE_COMMAND": str(segue_command),
+    }  # fmt: skip
+    environment.pop("XDG_CONFIG_HOME", None)
+    words = [sys.executable, "-P", "-m", "bridge_clients.cli.main", "install", "reaper"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Settings.lua" in done.stdout
+    installed = resources / "Scripts" / "Segue"
+    assert len(list(installed.glob("Segue - *.lua"))) == len(list(SCRIPTS.glob("*.lua"))) == 8
+    host = ReaperHost(tmp_path, None, scripts=installed, resource=resources)
+    try:
+        song(host, tmp_path)
+        settings(host, variations=1, seconds=0.25)
+        host.action("Continue selection")
+        assert len(all_takes(host.run())) == 1
+        assert host.state()["started"][0][0] == str(segue_command)
+    finally:
+        host.close()
+    done = subprocess.run(
+        [*words, "--uninstall"], env=environment, capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0 and not list(installed.glob("**/*.lua")), done.stdout + done.stderr
+
+
+def test_the_real_model_goes_on(reaper: Make, pocket_command: Path, tmp_path: Path) -> None:
+    host = reaper(pocket_command)
+    song(host, tmp_path, seconds=4.0, tempo=[{"qn": 0, "bpm": 120, "beats": 4, "unit": 4}])
+    settings(host, variations=2, length="bars", bars=1, crossfade=False)
+    host.action("Continue selection")
+    landed = all_takes(host.run(240))
+    assert len(landed) == 2
+    sounds = []
+    for item, take in landed:
+        assert item["info"]["D_POSITION"] == 4.0 and item["info"]["D_LENGTH"] == 2.0
+        rate, samples = read_wav(Path(take["path"]))
+        offset = round(take["info"]["D_STARTOFFS"] * RATE)
+        assert rate == RATE and len(samples) == offset + 2 * RATE
+        assert float(np.abs(samples[offset:]).max()) > 0.001
+        sounds.append(samples[offset:])
+    assert not np.array_equal(sounds[0], sounds[1])

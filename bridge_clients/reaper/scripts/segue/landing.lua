@@ -31,9 +31,11 @@ local function retaken(job)
   local item = job.plan.into and project.item(job.proj, job.plan.into)
   if not item then return nil end
   local first, last = project.span(item, job.plan.rate)
-  local start, open = landing.start(job), landing.start(job) - first
-  if last ~= start + job.plan.frames or open < 0 then return nil end
-  for _, take in ipairs(job.takes) do if take.handle_frames < open then return nil end end
+  local open, behind = landing.start(job) - first, last - landing.start(job) - job.plan.frames
+  if open < 0 or behind < 0 then return nil end
+  for _, take in ipairs(job.takes) do
+    if take.handle_frames < open or take.tail_frames < behind then return nil end
+  end
   return item, open
 end
 
@@ -127,29 +129,43 @@ function landing.put(job, stem, variation, path, skip, frames)
   return item, take, source
 end
 
---- Pull the item open over its handle and fade the two into each other. Only where the new audio follows its own
---- item on the same track without a gap.
-local function crossfade(job, item, handle)
-  local rate = job.plan.rate
-  if not job.values.crossfade or not job.plan.item or (job.lead or 0) > 0 or handle < 1 then return end
+--- The item on the same track that ends (or begins) at a sample, if it is long enough to be faded over.
+local function neighbour(job, track, guid, edge, frame, least)
+  local item = guid and project.item(job.proj, guid, track)
+  if not item or reaper.GetMediaItem_Track(item) ~= track then return nil end
+  local first, last = project.span(item, job.plan.rate)
+  local at = edge == "end" and last or first
+  return at == frame and last - first >= least and item or nil
+end
+
+--- Pull the item open over its handles and fade it and its neighbours into each other. Only where the new audio
+--- follows its own item, or goes before the one behind the gap, on the same track without a space between.
+local function crossfade(job, item, handle, tail)
+  if not job.values.crossfade or (job.lead or 0) > 0 then return end
+  local plan, rate = job.plan, job.plan.rate
   local track = reaper.GetMediaItem_Track(item)
-  local source = project.item(job.proj, job.plan.item, track)
-  if not source or reaper.GetMediaItem_Track(source) ~= track then return end
-  local first, last = project.span(source, rate)
-  if last ~= job.plan.seam or last - first < handle then return end
-  local seconds = project.seconds(handle, rate)
-  reaper.SetMediaItemInfo_Value(item, "D_POSITION", project.seconds(job.plan.seam - handle, rate))
-  reaper.SetMediaItemInfo_Value(item, "D_LENGTH", project.seconds(job.plan.frames + handle, rate))
+  local before = handle > 0 and neighbour(job, track, plan.item, "end", plan.seam, handle)
+  local behind = tail > 0 and neighbour(job, track, plan.next, "begin", plan.seam + plan.frames, tail)
+  local opened, longer = before and handle or 0, behind and tail or 0
+  reaper.SetMediaItemInfo_Value(item, "D_POSITION", project.seconds(plan.seam - opened, rate))
+  reaper.SetMediaItemInfo_Value(item, "D_LENGTH", project.seconds(opened + plan.frames + longer, rate))
   for index = 0, reaper.CountTakes(item) - 1 do
     local take = reaper.GetTake(item, index)
-    local offset = reaper.GetMediaItemTakeInfo_Value(take, "D_STARTOFFS")
-    local frames = project.frame(offset, rate) - handle
-    reaper.SetMediaItemTakeInfo_Value(take, "D_STARTOFFS", project.seconds(math.max(0, frames), rate))
+    local offset = project.frame(reaper.GetMediaItemTakeInfo_Value(take, "D_STARTOFFS"), rate)
+    reaper.SetMediaItemTakeInfo_Value(take, "D_STARTOFFS", project.seconds(offset - opened, rate))
   end
-  reaper.SetMediaItemInfo_Value(item, "D_FADEINLEN_AUTO", seconds)
-  reaper.SetMediaItemInfo_Value(item, "C_FADEINSHAPE", EQUAL_POWER)
-  reaper.SetMediaItemInfo_Value(source, "D_FADEOUTLEN_AUTO", seconds)
-  reaper.SetMediaItemInfo_Value(source, "C_FADEOUTSHAPE", EQUAL_POWER)
+  local function fade(one, name, frames)
+    reaper.SetMediaItemInfo_Value(one, "D_FADE" .. name .. "LEN_AUTO", project.seconds(frames, rate))
+    reaper.SetMediaItemInfo_Value(one, "C_FADE" .. name .. "SHAPE", EQUAL_POWER)
+  end
+  if before then
+    fade(item, "IN", handle)
+    fade(before, "OUT", handle)
+  end
+  if behind then
+    fade(item, "OUT", tail)
+    fade(behind, "IN", tail)
+  end
 end
 
 --- What stands with the item: enough to ask again, now or in ten years.
@@ -176,7 +192,7 @@ local function place_all(job)
   for _, take in ipairs(job.takes) do seen[take.stem] = true end
   local stems = landing.stems(job, seen)
   remove_others(job, stems)
-  local sources, items, handles = {}, {}, {}
+  local sources, items, handles, tails = {}, {}, {}, {}
   for _, stem in ipairs(stems) do
     for _, take in ipairs(job.takes) do
       if take.stem == stem then
@@ -186,6 +202,7 @@ local function place_all(job)
         sources[#sources + 1] = source
         items[#items + 1] = { item = item, take = made, variation = take.variation }
         handles[item] = math.min(handles[item] or take.handle_frames, take.handle_frames)
+        tails[item] = math.min(tails[item] or take.tail_frames, take.tail_frames)
       end
     end
   end
@@ -194,7 +211,7 @@ local function place_all(job)
     if entry.variation == 0 then reaper.SetActiveTake(entry.take) end
     if not done[entry.item] then
       done[entry.item] = true
-      if not job.plan.into then crossfade(job, entry.item, handles[entry.item]) end
+      if not job.plan.into then crossfade(job, entry.item, handles[entry.item], tails[entry.item]) end
       remember(job, entry.item)
     end
     reaper.UpdateItemInProject(entry.item)

@@ -6,7 +6,8 @@ local view = require "segue.view"
 local progress = {}
 
 local LINGER_S = 1.5 -- a job that went well is shown for so long
-local WIDTH, ROW, MARGIN = 460, 64, 12
+local WIDTH, ROW, MARGIN = 480, 104, 12
+local MOST_LINES = 4
 
 function progress.open() return view.open("Segue", WIDTH, ROW * 2 + MARGIN) end
 
@@ -40,12 +41,16 @@ function progress.draw(window, jobs)
   if not window:begin() then return window end
   for i, one in ipairs(jobs) do
     local y = MARGIN + (i - 1) * ROW
-    window:text(MARGIN, y, WIDTH - 2 * MARGIN, progress.line(one))
-    window:bar(MARGIN, y + 20, WIDTH - 2 * MARGIN - 90, 14, one.part or 0)
+    if one.state == "failed" then -- what went wrong, whole, in the bar's place
+      window:text(MARGIN, y, WIDTH - 2 * MARGIN, progress.line(one), MOST_LINES)
+    else
+      window:text(MARGIN, y, WIDTH - 2 * MARGIN, progress.line(one))
+      window:bar(MARGIN, y + 20, WIDTH - 2 * MARGIN - 90, 14, one.part or 0)
+    end
     if not one.ended and window:button("cancel" .. i, WIDTH - MARGIN - 80, y + 17, 80, 20, "Stop") then
       one:cancel()
     end
-    if one.remark and not one.ended then window:text(MARGIN, y + 38, WIDTH - 2 * MARGIN, one.remark) end
+    if one.remark and not one.ended then window:text(MARGIN, y + 40, WIDTH - 2 * MARGIN, one.remark, 3) end
   end
   window:finish()
   return window

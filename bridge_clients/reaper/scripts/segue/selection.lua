@@ -196,6 +196,15 @@ plans.fill = function(proj, plan, values)
   end
   plan.reads[#plan.reads + 1] = read("following", "following.wav", to, to + listen, from, heard, 2)
   plan.track, plan.mix = heard[#heard].track, #heard > 1
+  if #heard == 1 then -- what the new audio is faded into at both ends
+    local track = tracks[1].track
+    for i = 0, reaper.CountTrackMediaItems(track) - 1 do
+      local item = reaper.GetTrackMediaItem(track, i)
+      local first, last = project.span(item, plan.rate)
+      if last == from then plan.item = project.item_guid(item) end
+      if first == to then plan.next = project.item_guid(item) end
+    end
+  end
 end
 
 plans.generate = function(proj, plan, values)

@@ -60,10 +60,30 @@ function plain:begin()
   return true
 end
 
-function plain:text(x, y, width, text)
+local LINE = 18
+
+--- A text as lines that fit into a width; a word that does not fit alone is cut by the window.
+function view.lines(text, width)
+  local lines, line = {}, ""
+  for word in text:gmatch("%S+") do
+    local longer = line == "" and word or line .. " " .. word
+    if line ~= "" and gfx.measurestr(longer) > width then
+      lines[#lines + 1], line = line, word
+    else
+      line = longer
+    end
+  end
+  lines[#lines + 1] = line
+  return lines
+end
+
+function plain:text(x, y, width, text, most)
   gfx.set(0.90, 0.91, 0.92, 1)
-  gfx.x, gfx.y = x, y
-  gfx.drawstr(text, 0, x + width, y + 18)
+  for i, line in ipairs(view.lines(text, width)) do
+    if i > (most or 1) then break end
+    gfx.x, gfx.y = x, y + (i - 1) * LINE
+    gfx.drawstr(line, 0, x + width, gfx.y + LINE)
+  end
 end
 
 function plain:bar(x, y, width, height, part)

@@ -198,3 +198,21 @@ describe("the view with ReaImGui", function()
     assert.is_true(made.window.open)
   end)
 end)
+
+describe("long sentences", function()
+  it("are shown whole, in lines that fit", function()
+    local made = host()
+    local progress = require "segue.progress"
+    local sentence = ("The model is not here, pull it with a command "):rep(4)
+    local window = progress.draw(progress.open(), { { plan = { mode = "vary" }, state = "failed", message = sentence,
+      ended = true } })
+    local said = {}
+    for i, entry in ipairs(made.window.texts) do
+      said[i] = entry.text
+      assert.is_true(8 * #entry.text <= 480)
+    end
+    assert.is_true(#said >= 3)
+    assert.equal(("Vary: " .. sentence):gsub("%s+$", ""), table.concat(said, " "))
+    assert.is_true(progress.wanted(window, { { state = "failed", ended = true } }))
+  end)
+end)

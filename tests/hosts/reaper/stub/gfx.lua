@@ -32,6 +32,8 @@ function window.new()
   function gfx.rect(x, y, w, h) assert(x and y and w and h, "gfx.rect") end
   function gfx.setfont(index) assert(index, "gfx.setfont") end
 
+  function gfx.measurestr(text) return 8 * (utf8.len(text) or #text), 15 end
+
   function gfx.drawstr(text, _, right, bottom)
     assert(type(text) == "string", "gfx.drawstr")
     self.frame[#self.frame + 1] = { text = text, x = gfx.x, y = gfx.y, right = right, bottom = bottom }
