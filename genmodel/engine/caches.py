@@ -56,23 +56,27 @@ class Caches:
 
     def __init__(self, network: Network) -> None:
         self.network = network
+        self.width = network.head_dim  # of one head's keys or values in memory
         self.own: list[Tensor] = []
         self.cross: list[Tensor] = []
         self.prefix: dict[int, list[int]] = {}
         self.sources: dict[int, list[int]] = {}
+
+    def _new(self, shape: list[int]) -> Tensor:
+        return torch.zeros(shape, dtype=self.network.cache_dtype, device=self.network.device)
 
     def _grow(self, caches: list[Tensor], slots: int, streams: int, length: int) -> None:
         """Make every layer's cache large enough, one after the other: running out of memory on the way leaves
         all of them usable.
         """
         net = self.network
-        wanted = (2, slots, streams, net.heads, length, net.head_dim)
+        wanted = (2, slots, streams, net.heads, length, self.width)
         for i in range(len(net.layers)):
             have = tuple(caches[i].shape) if i < len(caches) else (0,) * len(wanted)
             if all(h >= w for h, w in zip(have, wanted, strict=True)):
                 continue
             shape = [max(h, w) for h, w in zip(have, wanted, strict=True)]
-            new = torch.zeros(shape, dtype=net.cache_dtype, device=net.device)
+            new = self._new(shape)
             if i == len(caches):
                 caches.append(new)
                 continue

@@ -21,6 +21,7 @@ PRECISIONS: dict[str, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
+    "int8": torch.float32,  # of what goes in and out of layers; weights and products are integers (native/)
 }
 PLAIN_ROWS = 8
 CUDA_ROWS = (
@@ -85,6 +86,20 @@ def make_linear(weight: Tensor, bias: Tensor | None, dtype: torch.dtype, packed:
     return PlainLinear(weight, bias)
 
 
+def native_absent() -> str | None:
+    """Why the native int8 kernels cannot be had here, in one sentence; None where they can. May compile them
+    (once on a machine, some ten seconds).
+    """
+    from genmodel.engine.native.build import NativeAbsentError
+    from genmodel.engine.native.library import kernels
+
+    try:
+        kernels()
+    except NativeAbsentError as error:
+        return str(error)
+    return None
+
+
 def choose_precision(name: str | None, device: torch.device) -> str:
     """The precision of the layers: as asked, else AudioCraft's rule (float16 on CUDA), float32 elsewhere.
 
@@ -93,13 +108,20 @@ def choose_precision(name: str | None, device: torch.device) -> str:
     if name is None or name == "auto":
         return "float16" if device.type == "cuda" else "float32"
     usable = ["float32"]
+    said = f"this {device.type} does not run {name}"
     if device.type == "cuda":
         usable += ["float16", "bfloat16"]
-    elif device.type == "cpu" and packing_available(torch.bfloat16):
-        usable.append("bfloat16")
+    elif device.type == "cpu":
+        if packing_available(torch.bfloat16):
+            usable.append("bfloat16")
+        absent = native_absent() if name == "int8" else None
+        if absent is None:
+            usable.append("int8")
+        else:
+            said = absent
     if name not in usable:
         raise GenModelError(
-            f"this {device.type} does not run {name}",
+            said,
             field="engine.precision",
             value=name,
             allowed=", ".join(["auto", *usable]),

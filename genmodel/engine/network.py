@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,6 +19,10 @@ from torch.nn import functional as F
 from genmodel.engine.kernels import PRECISIONS, Linear, make_linear
 from genmodel.lm.lm import LMModel
 from genmodel.lm.transformer import Attention, TransformerLayer, sinusoidal_positions
+
+if TYPE_CHECKING:
+    from genmodel.engine.caches import Caches, Group
+    from genmodel.engine.conditions import Stream
 
 Norm = tuple[Tensor, Tensor, float]
 
@@ -48,7 +53,7 @@ class Network:
     def __init__(self, lm: LMModel, precision: str = "float32", packed: bool = True) -> None:
         config = lm.config
         self.config, self.device = config, lm.device
-        self.precision, self.dtype = precision, PRECISIONS[precision]
+        self.precision, self.dtype, self._packed = precision, PRECISIONS[precision], packed
         self.heads, self.head_dim = config.num_heads, config.dim // config.num_heads
         self.scale = self.head_dim**-0.5
         self.activation = F.gelu if config.activation == "gelu" else F.relu
@@ -59,17 +64,20 @@ class Network:
         self.out_norm = _norm(lm.out_norm)
         parts = [lm.head(k) for k in range(config.n_q)]
         bias = None if parts[0][1] is None else torch.cat([b for _, b in parts if b is not None])
-        self.head = make_linear(torch.cat([w for w, _ in parts]), bias, torch.float32, packed)
-        self.layers = [self._layer(layer, packed) for layer in lm.transformer.layers]  # type: ignore[arg-type]
+        self.head = self._linear(torch.cat([w for w, _ in parts]), bias, torch.float32)
+        self.layers = [self._layer(layer) for layer in lm.transformer.layers]  # type: ignore[arg-type]
         self._positions = torch.empty(0, config.dim, device=self.device)
 
-    def _layer(self, layer: TransformerLayer, packed: bool) -> Layer:
+    def _linear(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Linear:
+        return make_linear(weight, bias, dtype, self._packed)
+
+    def _layer(self, layer: TransformerLayer) -> Layer:
         def linear(weight: Tensor, bias: Tensor | None, scaled: torch.nn.Module | None = None) -> Linear:
             scale = getattr(scaled, "scale", None)
             if scale is not None:  # a layer scale is the same as scaled rows
                 weight = weight * scale[:, None]
                 bias = None if bias is None else bias * scale
-            return make_linear(weight, bias, self.dtype, packed)
+            return self._linear(weight, bias, self.dtype)
 
         def rows(attention: Attention, first: int, last: int) -> tuple[Tensor, Tensor | None]:
             dim = self.config.dim
@@ -145,6 +153,59 @@ class Network:
         y = F.scaled_dot_product_attention(rows[None], k[None], v[None], is_causal=causal)[0]
         return y.transpose(0, 1).reshape(len(q), -1).to(self.dtype)
 
+    def caches(self) -> Caches:
+        """Empty caches of this network's kind."""
+        from genmodel.engine.caches import Caches
+
+        return Caches(self)
+
+    def step(self, caches: Caches, group: Group, x: Tensor, weights: Sequence[Sequence[float]]) -> Tensor:
+        """Inputs [R, D] of the rows of a group through all layers, then guidance with each session's weights:
+        what the heads take, [n, D].
+        """
+        for i, layer in enumerate(self.layers):
+            qkv = layer.qkv(self.normed(x, layer.norm1))
+            x = x + layer.out(caches.attend(i, group, qkv))
+            if layer.cross_q is not None and layer.cross_out is not None and group.cross_rows is not None:
+                rows = group.cross_rows
+                q = layer.cross_q(self.normed(x[rows], layer.norm_cross))
+                y = layer.cross_out(caches.attend_cross(i, group, q))
+                x = x.index_add(0, rows, y.to(x.dtype))
+            x = x + layer.down(self.activation(layer.up(self.normed(x, layer.norm2))))
+        parts = self.finish(x).split(group.rows_of_session)
+        return torch.stack([self.mix(part, mix) for part, mix in zip(parts, weights, strict=True)])
+
+    def prefill(
+        self, caches: Caches, slot: int, streams: Sequence[Stream], inputs: Sequence[Tensor]
+    ) -> Tensor:
+        """A slot's inputs [S, D] of each stream, from its first place on; fills the caches. Returns what the
+        heads take for the last place, [D]. The slot's lengths must have been set.
+        """
+        lengths = [len(x) for x in inputs]
+        x = torch.cat(list(inputs))  # all streams' steps in one block, so that weights are read once
+        sources = [stream.cross for stream in streams if stream.cross is not None]
+        hearing = torch.cat(
+            [torch.full((n,), s.cross is not None) for n, s in zip(lengths, streams, strict=True)]
+        )
+        rows = hearing.nonzero()[:, 0].to(self.device)
+        heard = [n for n, stream in zip(lengths, streams, strict=True) if stream.cross is not None]
+        for i, layer in enumerate(self.layers):
+            parts = []
+            for c, part in enumerate(layer.qkv(self.normed(x, layer.norm1)).split(lengths)):
+                q, k, v = part.chunk(3, dim=-1)
+                parts.append(self.prefill_attend(q, *caches.fill(i, slot, c, k, v), causal=True))
+            x = x + layer.out(torch.cat(parts))
+            if layer.cross_q is not None and layer.cross_out is not None and heard:
+                queries = layer.cross_q(self.normed(x[rows], layer.norm_cross))
+                parts = [
+                    self.prefill_attend(q, *caches.fill_cross(i, slot, c, layer, source), causal=False)
+                    for c, (q, source) in enumerate(zip(queries.split(heard), sources, strict=True))
+                ]
+                x = x.index_add(0, rows, layer.cross_out(torch.cat(parts)).to(x.dtype))
+            x = x + layer.down(self.activation(layer.up(self.normed(x, layer.norm2))))
+        last = x[torch.tensor(lengths, device=self.device).cumsum(0) - 1]
+        return self.mix(self.finish(last), [stream.weight for stream in streams])
+
     def mix(self, hidden: Tensor, weights: Sequence[float]) -> Tensor:
         """Guidance on hidden states [c, D] after the last norm -> [D].
 
@@ -171,12 +232,20 @@ def _version(lm: LMModel) -> tuple[int, ...]:
     return tuple(value for p in lm.parameters() for value in (p.data_ptr(), p._version))
 
 
+def _prepare(lm: LMModel, precision: str, packed: bool) -> Network:
+    if precision == "int8":
+        from genmodel.engine.native.network import NativeNetwork
+
+        return NativeNetwork(lm)
+    return Network(lm, precision, packed)
+
+
 def network_for(lm: LMModel, precision: str, packed: bool = True) -> Network:
     """The prepared weights of a model, made once and again when its parameters change."""
     version = (lm.device, packed, _version(lm))
     held = lm.prepared.get(precision)
     if held is None or held[0] != version:
         lm.prepared.clear()  # one form at a time: each is as large as the model
-        held = lm.prepared[precision] = (version, Network(lm, precision, packed))
+        held = lm.prepared[precision] = (version, _prepare(lm, precision, packed))
     network: Network = held[1]
     return network

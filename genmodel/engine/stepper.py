@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from genmodel.engine.caches import Caches, Group
 from genmodel.engine.conditions import Stream
 from genmodel.engine.kernels import MAX_STEP_ROWS, choose_precision
 from genmodel.engine.leaning import leaned
@@ -68,7 +67,7 @@ class Stepper:
         self.device = lm.device
         self.network = network_for(lm, choose_precision(precision, self.device), packed)
         self.slots: list[Slot | None] = [None] * slots
-        self.caches = Caches(self.network)
+        self.caches = self.network.caches()
         self.finite = torch.ones(slots, dtype=torch.bool, device=self.device)
 
     @property
@@ -119,8 +118,7 @@ class Stepper:
         self.caches.reserve(max(numbers) + 1, len(streams), prefix + sequence.shape[1])
         self.caches.reserve_cross(max(numbers) + 1, [len(s.cross) for s in streams if s.cross is not None])
         added = tuple(stream.added(first.at.start, sequence.shape[1]) for stream in streams)
-        hidden = self._pass(numbers[0], streams, added, sequence[:, :start])
-        mixed = self.network.mix(hidden, [stream.weight for stream in streams])
+        mixed = self._pass(numbers[0], streams, added, sequence[:, :start])
         for number, session in zip(numbers, sessions, strict=True):
             if number != numbers[0]:
                 self.caches.copy(numbers[0], number)
@@ -133,9 +131,7 @@ class Stepper:
     def _pass(
         self, number: int, streams: Sequence[Stream], added: Sequence[Tensor | None], tokens: Tensor
     ) -> Tensor:
-        """Steps [K, S] of one slot from the beginning on; fills its caches. Returns hidden [c, D] of the
-        last.
-        """
+        """Steps [K, S] of one slot from the beginning on; fills its caches. What the heads take then, [D]."""
         net, steps = self.network, tokens.shape[1]
         embedded = net.embed(tokens.T)
         inputs = []
@@ -144,35 +140,12 @@ class Stepper:
             if stream.prefix is not None:
                 x = torch.cat([stream.prefix.to(x), x])
             inputs.append(x + net.positions(len(x)))
-        lengths = [len(x) for x in inputs]
-        x = torch.cat(inputs)  # all streams' steps in one block, so that weights are read once
-        sources = [stream.cross for stream in streams if stream.cross is not None]
-        hearing = torch.cat(
-            [torch.full((n,), s.cross is not None) for n, s in zip(lengths, streams, strict=True)]
-        )
-        rows = hearing.nonzero()[:, 0].to(self.device)
-        heard = [n for n, stream in zip(lengths, streams, strict=True) if stream.cross is not None]
-        for i, layer in enumerate(net.layers):
-            parts = []
-            for c, part in enumerate(layer.qkv(net.normed(x, layer.norm1)).split(lengths)):
-                q, k, v = part.chunk(3, dim=-1)
-                parts.append(net.prefill_attend(q, *self.caches.fill(i, number, c, k, v), causal=True))
-            x = x + layer.out(torch.cat(parts))
-            if layer.cross_q is not None and layer.cross_out is not None and heard:
-                queries = layer.cross_q(net.normed(x[rows], layer.norm_cross))
-                parts = [
-                    net.prefill_attend(q, *self.caches.fill_cross(i, number, c, layer, source), causal=False)
-                    for c, (q, source) in enumerate(zip(queries.split(heard), sources, strict=True))
-                ]
-                x = x.index_add(0, rows, layer.cross_out(torch.cat(parts)).to(x.dtype))
-            x = x + layer.down(net.activation(layer.up(net.normed(x, layer.norm2))))
-        last = x[torch.tensor(lengths, device=self.device).cumsum(0) - 1]
         self.caches.set_lengths(
             number,
             [s.prefix_steps for s in streams],
             [0 if s.cross is None else len(s.cross) for s in streams],
         )
-        return net.finish(last)
+        return net.prefill(self.caches, number, streams, inputs)
 
     @torch.no_grad()
     def step(self) -> list[Session]:
@@ -220,16 +193,7 @@ class Stepper:
         group = self.caches.group(numbers, past)
         x = embedded[group.session_of_row] + net.positions(group.capacity)[group.position_of_row]
         x = self._add_bias(x, aboard, past)
-        for i, layer in enumerate(net.layers):
-            qkv = layer.qkv(net.normed(x, layer.norm1))
-            x = x + layer.out(self.caches.attend(i, group, qkv))
-            if layer.cross_q is not None and layer.cross_out is not None and group.cross_rows is not None:
-                rows = group.cross_rows
-                q = layer.cross_q(net.normed(x[rows], layer.norm_cross))
-                y = layer.cross_out(self.caches.attend_cross(i, group, q))
-                x = x.index_add(0, rows, y.to(x.dtype))
-            x = x + layer.down(net.activation(layer.up(net.normed(x, layer.norm2))))
-        return self._mix(net.finish(x), aboard, group)
+        return net.step(self.caches, group, x, [[s.weight for s in slot.streams] for slot in aboard])
 
     def _add_bias(self, x: Tensor, aboard: Sequence[Slot], past: Sequence[int]) -> Tensor:
         if all(bias is None for slot in aboard for bias in slot.added):
@@ -241,16 +205,6 @@ class Stepper:
             for bias in slot.added
         ]
         return x + torch.stack(rows)
-
-    def _mix(self, hidden: Tensor, aboard: Sequence[Slot], group: Group) -> Tensor:
-        """Guidance of each session: rows [R, D] -> [n, D]."""
-        parts = hidden.split(group.rows_of_session)
-        return torch.stack(
-            [
-                self.network.mix(part, [stream.weight for stream in slot.streams])
-                for part, slot in zip(parts, aboard, strict=True)
-            ]
-        )
 
     def _write(self, numbers: Sequence[int], mixed: Tensor) -> None:
         """Choose the tokens of each session's present step and move on. mixed [n, D]."""

@@ -1,0 +1,141 @@
+"""From the C++ beside this file to a library on disk: found, or compiled once into the user's cache folder.
+
+A library's name carries a hash of the sources and flags, so an old one is never taken for a new one. It holds
+every path this kind of processor may have; which of them runs is decided when it is loaded.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+SOURCE = PACKAGE / "source"
+_X86 = ("x86_64", "AMD64")
+_COMMON = (
+    # -ffp-contract=off: what is fused is written down, so that all paths round alike
+    "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-exceptions", "-fno-rtti",
+    "-Wno-psabi",
+)  # fmt: skip
+_FLAGS: dict[str, tuple[str, ...]] = {
+    "entry": (),
+    "path_portable": (),
+    "path_avx2": ("-mavx2", "-mfma"),
+    "path_avx512": (
+        "-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni",
+        "-mprefer-vector-width=512",
+    ),
+}  # fmt: skip
+_LINK = ("-shared", "-pthread")
+_COMPILE_LIMIT_S = 120  # it takes 8 s of processor time
+
+
+class NativeAbsentError(Exception):
+    """The native kernels are not there; the message is one sentence that says why."""
+
+
+def units(machine: str | None = None) -> dict[str, tuple[str, ...]]:
+    """Source file (without its ending) -> its own flags, for a kind of processor."""
+    x86 = (machine or platform.machine()) in _X86
+    return {name: flags for name, flags in _FLAGS.items() if x86 or name in ("entry", "path_portable")}
+
+
+def library_name() -> str:
+    """``segue-<hash>.so`` of the present sources, flags and kind of processor."""
+    digest = hashlib.sha256(repr((platform.machine(), units(), _COMMON, _LINK)).encode())
+    for path in sorted(SOURCE.iterdir()):
+        if path.suffix in (".cpp", ".h"):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return f"segue-{digest.hexdigest()[:20]}.so"
+
+
+def cache_folder() -> Path:
+    """Where libraries are kept that were compiled on first use."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("segue", appauthor=False)) / "native"
+
+
+def compiler() -> str | None:
+    """The C++ compiler: environment ``CXX``, else the first known name on the path."""
+    for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
+        if name and (found := shutil.which(name)):
+            return found
+    return None
+
+
+def _run(command: list[str]) -> None:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_COMPILE_LIMIT_S, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NativeAbsentError(f"the native kernels could not be compiled ({error})") from error
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        detail = next((line for line in said if "error" in line), said[0] if said else "no message")
+        raise NativeAbsentError(f"the native kernels could not be compiled ({detail.strip()})")
+
+
+def compile_library(target: Path) -> None:
+    """Compile everything to ``target``, which appears whole or not at all. Raises NativeAbsentError."""
+    command = compiler()
+    if command is None:
+        raise NativeAbsentError(
+            "the native kernels need a C++ compiler, and none was found (c++, g++, clang++)"
+        )
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
+        objects = []
+        for name, flags in units().items():
+            objects.append(f"{folder}/{name}.o")
+            _run([command, *_COMMON, *flags, "-c", str(SOURCE / f"{name}.cpp"), "-o", objects[-1]])
+        made = Path(folder) / target.name
+        _run([command, *_LINK, *objects, "-o", str(made)])
+        made.replace(target)
+
+
+def _trusted(path: Path) -> bool:
+    """Whether a file is there that nobody but its owner (this user, or root) can have written."""
+    try:
+        about = path.stat()
+    except OSError:
+        return False
+    return about.st_uid in (os.getuid(), 0) and not about.st_mode & 0o022
+
+
+def library() -> Path:
+    """The compiled library: the one that was installed, the one in the cache, or one compiled now (once, even
+    if several processes ask). Raises NativeAbsentError.
+    """
+    if os.name != "posix" or platform.system() == "Windows":
+        raise NativeAbsentError("the native kernels are not made for this operating system")
+    name = library_name()
+    installed = PACKAGE / name
+    if installed.is_file():
+        return installed
+    folder = cache_folder()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        cached = folder / name
+        if _trusted(cached):
+            return cached
+        with open(folder / f"{name}.lock", "w", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _trusted(cached):
+                compile_library(cached)
+                cached.chmod(0o700)
+            return cached
+    except OSError as error:
+        raise NativeAbsentError(f"the native kernels could not be kept in {folder} ({error})") from error
+
+
+def may_be_had() -> bool:
+    """Whether ``library`` has a chance, without compiling anything."""
+    name = library_name()
+    return (PACKAGE / name).is_file() or (cache_folder() / name).is_file() or compiler() is not None

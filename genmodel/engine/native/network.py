@@ -1,0 +1,132 @@
+"""The network whose layers run in the native kernels: precision "int8"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from genmodel.engine.caches import Caches, Group
+from genmodel.engine.native.batches import Line, make_batch
+from genmodel.engine.native.caches import NativeCaches, NativeGroup
+from genmodel.engine.native.library import CLayer, CLinear, CModel, CNorm, Scratch, kernels
+from genmodel.engine.native.weights import Arena, NativeLinear, NativeNorm, c_array, linear_bytes
+from genmodel.engine.network import Layer, Network, Norm
+
+if TYPE_CHECKING:
+    from genmodel.engine.conditions import Stream
+    from genmodel.lm.lm import LMModel
+
+PREFILL_ROWS = 128  # rows of one call: enough to be limited by arithmetic, few enough to stay in the cache
+
+
+class NativeNetwork(Network):
+    """An ``LMModel`` with int8 weights; ``path`` as ``Kernels`` (None: the best that runs here).
+
+    Memory: a quarter of the layers' and heads' float32 weights, beside the embeddings.
+    """
+
+    def __init__(self, lm: LMModel, path: str | None = None, own_threads: bool = False) -> None:
+        """Raises NativeAbsentError where the kernels cannot be had."""
+        self.kernels = kernels(path, own_threads)
+        self._scratch = Scratch()
+        config = lm.config
+        dim, inner = config.dim, config.feedforward_dim
+        layer = linear_bytes(3 * dim, dim) + linear_bytes(dim, dim)
+        layer += linear_bytes(inner, dim) + linear_bytes(dim, inner)
+        if config.cross_attention:
+            layer += 2 * linear_bytes(dim, dim) + linear_bytes(2 * dim, dim)
+        head = linear_bytes(config.n_q * config.card, dim)
+        self._arena = Arena(config.num_layers * layer + head)
+        super().__init__(lm, "int8")
+        self.cache_dtype = torch.bfloat16
+        self._norms: list[NativeNorm] = []
+        self._layers = c_array([self._c_layer(made) for made in self.layers], CLayer)
+        self._model = CModel(
+            self._layers, self._c_norm(self.out_norm), len(self.layers), dim, self.heads, self.head_dim,
+            inner, int(config.activation == "relu"), self.scale,
+        )  # fmt: skip
+
+    def _linear(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Any:
+        return NativeLinear(self.kernels, self._scratch, self._arena, weight, bias)
+
+    def _c_norm(self, norm: Norm | None) -> CNorm:
+        if norm is None:
+            return CNorm()
+        self._norms.append(NativeNorm(*norm))
+        return self._norms[-1].c
+
+    def _c_layer(self, layer: Layer) -> CLayer:
+        def form(linear: Any) -> CLinear:
+            return CLinear() if linear is None else linear.c
+
+        return CLayer(
+            self._c_norm(layer.norm1), self._c_norm(layer.norm_cross), self._c_norm(layer.norm2),
+            form(layer.qkv), form(layer.out), form(layer.cross_q), form(layer.cross_out), form(layer.up),
+            form(layer.down), int(layer.cross_q is not None),
+        )  # fmt: skip
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of weights that one step reads."""
+        layers = [
+            linear.size_bytes
+            for layer in self.layers
+            for linear in (layer.qkv, layer.out, layer.cross_q, layer.cross_out, layer.up, layer.down)
+            if isinstance(linear, NativeLinear)
+        ]
+        return sum(layers) + (self.head.size_bytes if isinstance(self.head, NativeLinear) else 0)
+
+    def caches(self) -> Caches:
+        return NativeCaches(self)
+
+    def _run(
+        self, caches: Caches, lines: Sequence[Line], x: Tensor, mixes: Sequence[Sequence[tuple[int, float]]]
+    ) -> Tensor:
+        if not isinstance(caches, NativeCaches):
+            raise TypeError("these caches are another network's")
+        mixed = torch.empty(len(mixes), self.config.dim)
+        self.kernels.forward(
+            self._model, caches.c_form(caches.own), caches.c_form(caches.cross), make_batch(lines, mixes),
+            x.contiguous(), mixed, self._scratch,
+        )  # fmt: skip
+        return mixed
+
+    def step(self, caches: Caches, group: Group, x: Tensor, weights: Sequence[Sequence[float]]) -> Tensor:
+        if not isinstance(group, NativeGroup):
+            raise TypeError("this group is another network's")
+        mixes, row = [], 0
+        for of_session in weights:
+            mixes.append([(row + i, weight) for i, weight in enumerate(of_session)])
+            row += len(of_session)
+        return self._run(caches, group.lines, x, mixes)
+
+    def prefill(
+        self, caches: Caches, slot: int, streams: Sequence[Stream], inputs: Sequence[Tensor]
+    ) -> Tensor:
+        """As the base class, in blocks of rows through the kernels of ``step``: the same bits."""
+        if not isinstance(caches, NativeCaches):
+            raise TypeError("these caches are another network's")
+        sources = [stream.cross for stream in streams if stream.cross is not None]
+        for number, layer in enumerate(self.layers):
+            if layer.cross_kv is not None:
+                for heard, source in enumerate(sources):
+                    caches.fill_cross(number, slot, heard, layer, source)
+        block = max(1, PREFILL_ROWS // len(streams))
+        longest = max(len(x) for x in inputs)
+        mixed = torch.empty(0)
+        for after in reversed(range(0, longest, block)):  # so many places come after this block
+            lines: list[Line] = []
+            parts, last = [], []
+            for c, x in enumerate(inputs):
+                end = len(x) - after
+                begin = max(0, end - block)
+                if end <= 0:
+                    continue
+                lines += caches.lines(slot, c, range(begin, end))
+                parts.append(x[begin:end])
+                last.append((len(lines) - 1, streams[c].weight))
+            mixed = self._run(caches, lines, torch.cat(parts), [last] if after == 0 else [])
+        return mixed[0]

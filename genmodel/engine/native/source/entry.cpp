@@ -1,0 +1,94 @@
+// Entry points: which paths this processor runs, and a call's threads.
+#include <pthread.h>
+
+#include "path.h"
+
+namespace {
+
+const SeguePath* const kPaths[] = {
+    &segue_portable,
+#if defined(__x86_64__)
+    &segue_avx2,
+    &segue_avx512,
+#endif
+};
+
+// Runs body(team, thread) on every thread of the pool.
+template <class Body>
+struct Running {
+  const SeguePool& pool;
+  const Body& body;
+  Team* team;
+  int made;
+
+  static void in_pool(void* given) {
+    Running& self = *(Running*)given;
+    // the pool may give fewer threads than were asked for (limits, a region inside a region)
+    const int number = self.pool.thread_number(), count = self.pool.thread_count();
+    if (count == self.team->size) {
+      self.body(*self.team, number);
+    } else if (number == 0) {
+      Team alone(1);
+      self.body(alone, 0);
+    }
+  }
+
+  static void* in_thread(void* given) {
+    Running& self = *(Running*)given;
+    self.body(*self.team, __atomic_add_fetch(&self.made, 1, __ATOMIC_RELAXED));
+    return nullptr;
+  }
+};
+
+template <class Body>
+void on_team(const SeguePool& pool, const Body& body) {
+  int threads = pool.threads < 1 ? 1 : pool.threads > kMostThreads ? kMostThreads : pool.threads;
+  Team team(threads);
+  if (threads == 1) return body(team, 0);
+  Running<Body> running = {pool, body, &team, 0};
+  if (pool.parallel) return pool.parallel(Running<Body>::in_pool, &running, threads, 0);
+  pthread_t made[kMostThreads];
+  for (int i = 1; i < threads; i++)
+    if (pthread_create(&made[i], nullptr, Running<Body>::in_thread, &running)) __builtin_trap();
+  body(team, 0);
+  for (int i = 1; i < threads; i++) pthread_join(made[i], nullptr);
+}
+
+}  // namespace
+
+extern "C" {
+
+int32_t segue_paths(void) {
+  int32_t found = 1;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found |= 2;
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512vnni"))
+    found |= 4;
+#endif
+  return found;
+}
+
+int64_t segue_scratch_bytes(const SegueModel* model, int32_t rows, int32_t longest, int32_t threads) {
+  return segue_portable.scratch_bytes(*model, rows, longest, threads);
+}
+
+void segue_forward(int32_t path, const SeguePool* pool, const SegueModel* model, const SegueCache* own,
+                   const SegueCache* cross, const SegueBatch* batch, const float* x, float* mixed, void* scratch) {
+  on_team(*pool, [=](Team& team, int thread) {
+    kPaths[path]->forward(team, thread, *model, *own, *cross, *batch, x, mixed, scratch);
+  });
+}
+
+int64_t segue_linear_scratch_bytes(const SegueLinear* linear, int32_t rows, int32_t threads) {
+  return segue_portable.linear_scratch_bytes(*linear, rows, threads);
+}
+
+void segue_linear(int32_t path, const SeguePool* pool, const SegueLinear* linear, const float* x, int32_t width,
+                  int32_t rows, float* y, void* scratch) {
+  on_team(*pool, [=](Team& team, int thread) {
+    kPaths[path]->linear(team, thread, *linear, x, width, rows, y, scratch);
+  });
+}
+}

@@ -1,0 +1,195 @@
+// The network for the rows of one call, on one thread of the team. Included once for each path.
+#pragma once
+#include "attend.h"
+#include "path.h"
+#include "rows.h"
+
+namespace SEGUE_PATH {
+
+// The pieces of the scratch memory.
+struct Rooms {
+  size_t x_stride, wide_stride, score_stride;
+  float *x, *heard, *wide;
+  Room room;
+  float *row, *attention;  // of this thread
+};
+
+struct Cutter {
+  uintptr_t at;
+  template <class T>
+  T* cut(size_t count) {
+    T* made = (T*)at;
+    at += (count * sizeof(T) + 63) / 64 * 64;
+    return made;
+  }
+};
+
+static inline int widest_of(const SegueModel& model) {
+  const int inner = up(model.feedforward, kPanel), joint = up(3 * model.dim, kPanel);
+  return inner > joint ? inner : joint;
+}
+
+// Also counts: with a null base the end is the size.
+static inline Rooms cut_rooms(const SegueModel& model, int rows, int longest, int threads, int thread, void* base,
+                              int64_t* bytes) {
+  Cutter cutter = {(uintptr_t)base};
+  Rooms r = {};
+  const int widest = widest_of(model);
+  r.x_stride = up(model.dim, kPanel);
+  r.wide_stride = widest;
+  r.score_stride = up(longest, kLane) + kLane;
+  r.x = cutter.cut<float>(rows * r.x_stride);
+  r.heard = cutter.cut<float>(rows * r.x_stride);
+  r.wide = cutter.cut<float>(rows * r.wide_stride);
+  r.room.shared_q = cutter.cut<uint8_t>((size_t)rows * widest);
+  r.room.shared_scale = cutter.cut<float>(rows);
+  for (int t = 0; t < threads; t++) {
+    uint8_t* q = cutter.cut<uint8_t>((size_t)kOwnRows * widest);
+    float* scale = cutter.cut<float>(kOwnRows);
+    float* row = cutter.cut<float>(2 * r.x_stride);
+    float* attention = cutter.cut<float>(kQueries * (model.head_dim + kLane + r.score_stride));
+    if (t == thread || bytes) r.room.own_q = q, r.room.own_scale = scale, r.row = row, r.attention = attention;
+  }
+  if (bytes) *bytes = (int64_t)cutter.at;
+  return r;
+}
+
+struct Call {
+  Team& team;
+  int thread;
+  const SegueModel& model;
+  const SegueBatch& batch;
+  Rooms at;
+
+  // One head of one run. For own attention the run's keys and values are stored first.
+  void attend_run(const SegueCache& cache, int layer, const SegueRun& run, int head, const int32_t* order,
+                  bool own) const {
+    const int dim = model.head_dim;
+    const size_t line = ((size_t)run.slot * cache.streams + run.stream) * model.heads + head;
+    const size_t start = line * cache.places * up(dim, kLane);
+    uint16_t *keys = cache.keys[layer] + start, *values = cache.values[layer] + start;
+    const int offset = head * dim;
+    if (own)
+      for (int i = 0; i < run.rows; i++) {
+        const float* row = at.wide + (size_t)order[run.first + i] * at.wide_stride + offset;
+        store_place(keys, values, dim, run.start + i, row + model.dim, row + 2 * model.dim);
+      }
+    const Head held = {keys, values, dim, up(dim, kLane)};
+    for (int i = 0; i < run.rows; i += kQueries) {
+      const float* q[kQueries];
+      float* out[kQueries];
+      int lengths[kQueries];
+      const int count = run.rows - i < kQueries ? run.rows - i : kQueries;
+      for (int j = 0; j < count; j++) {
+        const size_t row = order[run.first + i + j];
+        q[j] = at.wide + row * at.wide_stride + offset;
+        out[j] = at.heard + row * at.x_stride + offset;
+        lengths[j] = own ? run.start + i + j + 1 : run.start;
+      }
+      if (count == kQueries)
+        attend<kQueries>(held, q, model.score_scale, lengths, out, at.attention, at.score_stride);
+      else
+        for (int j = 0; j < count; j++)
+          attend<1>(held, q + j, model.score_scale, lengths + j, out + j, at.attention, at.score_stride);
+    }
+  }
+
+  void attend_all(const SegueCache& cache, int layer, const SegueRun* runs, int count, const int32_t* order,
+                  bool own) const {
+    for (int piece; (piece = team.take(thread, count * model.heads)) >= 0;)
+      attend_run(cache, layer, runs[piece / model.heads], piece % model.heads, order, own);
+    team.wait();
+  }
+
+  // norm, quantise and multiply; rows: which rows of x (null: all)
+  void normed(const SegueNorm& norm, const SegueLinear& linear, int count, const int32_t* rows,
+              Into::Kind kind) const {
+    const Quantised q = quantise(team, thread, at.room, count, linear.in, [&](int m) {
+      norm_row(at.x + (size_t)(rows ? rows[m] : m) * at.x_stride, model.dim, norm, at.row);
+      return at.row;
+    });
+    multiply(team, thread, linear, q, count, {at.wide, at.wide_stride, nullptr, kind});
+  }
+
+  // quantise, multiply and add to rows of x
+  void added(const float* from, size_t stride, const SegueLinear& linear, int count, const int32_t* rows) const {
+    const Quantised q =
+        quantise(team, thread, at.room, count, linear.in, [&](int m) { return from + (size_t)m * stride; });
+    multiply(team, thread, linear, q, count, {at.x, at.x_stride, rows, Into::kAdd});
+  }
+
+  void layer(const SegueLayer& l, int number, const SegueCache& own, const SegueCache& cross) const {
+    normed(l.norm1, l.qkv, batch.rows, nullptr, Into::kStore);
+    attend_all(own, number, batch.own_runs, batch.own_run_count, batch.own_rows, true);
+    added(at.heard, at.x_stride, l.out, batch.rows, nullptr);
+    if (l.has_cross && batch.cross_row_count) {
+      normed(l.norm_cross, l.cross_q, batch.cross_row_count, batch.cross_rows, Into::kStore);
+      attend_all(cross, number, batch.cross_runs, batch.cross_run_count, batch.cross_order, false);
+      added(at.heard, at.x_stride, l.cross_out, batch.cross_row_count, batch.cross_rows);
+    }
+    normed(l.norm2, l.up, batch.rows, nullptr, model.relu ? Into::kRelu : Into::kGelu);
+    added(at.wide, at.wide_stride, l.down, batch.rows, nullptr);
+  }
+
+  // Guidance on hidden states after the last norm: base + sum of weight * (row - base), the base last.
+  void mix(int session, float* mixed) const {
+    const int first = batch.mix_first[session], last = batch.mix_first[session + 1] - 1;
+    float *base = at.row, *row = at.row + at.x_stride, *out = mixed + (size_t)session * model.dim;
+    norm_row(at.x + batch.mix_rows[last] * at.x_stride, model.dim, model.out_norm, base);
+    memcpy(out, base, sizeof(float) * model.dim);
+    for (int i = first; i < last; i++) {
+      norm_row(at.x + batch.mix_rows[i] * at.x_stride, model.dim, model.out_norm, row);
+      for (int d = 0; d < model.dim; d++) out[d] += batch.mix_weights[i] * (row[d] - base[d]);
+    }
+  }
+};
+
+static void forward(Team& team, int thread, const SegueModel& model, const SegueCache& own, const SegueCache& cross,
+                    const SegueBatch& batch, const float* x, float* mixed, void* scratch) {
+  const Call call = {team, thread, model, batch,
+                     cut_rooms(model, batch.rows, batch.longest, team.size, thread, scratch, nullptr)};
+  for (int m; (m = team.take(thread, batch.rows)) >= 0;) {
+    float* row = call.at.x + m * call.at.x_stride;
+    memset(row, 0, sizeof(float) * call.at.x_stride);
+    memcpy(row, x + (size_t)m * model.dim, sizeof(float) * model.dim);
+    memset(call.at.heard + m * call.at.x_stride, 0, sizeof(float) * call.at.x_stride);  // its padding
+  }
+  team.wait();
+  for (int i = 0; i < model.layer_count; i++) call.layer(model.layers[i], i, own, cross);
+  for (int session; (session = team.take(thread, batch.sessions)) >= 0;) call.mix(session, mixed);
+  team.wait();
+}
+
+static int64_t scratch_bytes(const SegueModel& model, int rows, int longest, int threads) {
+  int64_t bytes = 0;
+  cut_rooms(model, rows, longest, threads, -1, nullptr, &bytes);
+  return bytes;
+}
+
+static void linear(Team& team, int thread, const SegueLinear& linear, const float* x, int width, int rows, float* y,
+                   void* scratch) {
+  Cutter cutter = {(uintptr_t)scratch};
+  Room room = {};
+  const size_t stride = up(linear.in, 64);
+  room.shared_q = cutter.cut<uint8_t>(rows * stride);
+  room.shared_scale = cutter.cut<float>(rows);
+  float* row = nullptr;
+  for (int t = 0; t <= thread; t++) {
+    room.own_q = cutter.cut<uint8_t>(kOwnRows * stride);
+    room.own_scale = cutter.cut<float>(kOwnRows);
+    row = cutter.cut<float>(linear.in);
+  }
+  for (int i = width; i < linear.in; i++) row[i] = 0.0f;
+  const Quantised q = quantise(team, thread, room, rows, linear.in, [&](int m) {
+    memcpy(row, x + (size_t)m * width, sizeof(float) * width);
+    return row;
+  });
+  multiply(team, thread, linear, q, rows, {y, (size_t)linear.out, nullptr, Into::kStore});
+}
+
+static int64_t linear_scratch_bytes(const SegueLinear& linear, int rows, int threads) {
+  const int64_t stride = up(linear.in, 64);
+  return rows * stride + 4 * rows + 192 + threads * (kOwnRows * stride + 4 * kOwnRows + 4 * linear.in + 192);
+}
+
+}  // namespace SEGUE_PATH

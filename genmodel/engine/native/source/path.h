@@ -1,0 +1,21 @@
+// What each path offers to the entry.
+#pragma once
+#include <stdint.h>
+
+#include "segue.h"
+#include "team.h"
+
+struct SeguePath {
+  void (*forward)(Team& team, int thread, const SegueModel& model, const SegueCache& own, const SegueCache& cross,
+                  const SegueBatch& batch, const float* x, float* mixed, void* scratch);
+  int64_t (*scratch_bytes)(const SegueModel& model, int rows, int longest, int threads);
+  void (*linear)(Team& team, int thread, const SegueLinear& linear, const float* x, int width, int rows, float* y,
+                 void* scratch);
+  int64_t (*linear_scratch_bytes)(const SegueLinear& linear, int rows, int threads);
+};
+
+extern const SeguePath segue_portable;
+#if defined(__x86_64__)
+extern const SeguePath segue_avx2;
+extern const SeguePath segue_avx512;
+#endif

@@ -1,0 +1,129 @@
+// What is done to one row by itself: norm, quantisation, and linears over rows that were quantised.
+#pragma once
+#include "dots.h"
+#include "team.h"
+
+namespace SEGUE_PATH {
+
+// Rows as small integers, each with its own scale.
+struct Quantised {
+  const uint8_t* q;
+  const float* scale;
+  size_t stride;
+};
+
+// Layer norm of one row; both rows are padded with zeros, and stay so.
+static inline void norm_row(const float* x, int dim, const SegueNorm& norm, float* y) {
+  const int whole = dim / kLane * kLane, padded = up(dim, kLane);
+  float tail[kLane] = {};
+  for (int i = whole; i < dim; i++) tail[i - whole] = 1.0f;
+  Lanes total = all(0.0f);
+  for (int i = 0; i < padded; i += kLane) total = total + load(x + i);
+  const Lanes mean = all(sum(total) / (float)dim);
+  Lanes squares = all(0.0f);
+  for (int i = 0; i < padded; i += kLane) {
+    Lanes apart = load(x + i) - mean;
+    if (i == whole) apart = apart * load(tail);
+    squares = fused(apart, apart, squares);
+  }
+  const Lanes inverse = all(1.0f / sqrtf(sum(squares) / (float)dim + norm.epsilon));
+  for (int i = 0; i < padded; i += kLane)
+    store(y + i, fused((load(x + i) - mean) * inverse, load(norm.weight + i), load(norm.bias + i)));
+}
+
+// -127…127 by the row's largest magnitude, which becomes 127. Returns what one unit is worth; not a number where
+// the row holds one (or infinity), so that it is not lost.
+static inline float quantise_row(const float* x, int width, uint8_t* q) {
+  Lanes most = all(0.0f), bad = all(0.0f);
+  for (int i = 0; i < width; i += kLane) {
+    const Lanes v = load(x + i);
+    most = larger(magnitude(v), most);
+    bad = fused(v, all(0.0f), bad);
+  }
+  const float largest = maximum(most), poison = sum(bad);
+  const Lanes factor = all(largest > 0.0f ? 127.0f / largest : 0.0f);
+  for (int i = 0; i < width; i += kLane) {
+    const Lanes v = larger(smaller(rounded(load(x + i) * factor), all(127.0f)), all(-127.0f));
+    store_bytes(q + i, v, kOffset);
+  }
+  return largest / 127.0f + poison;
+}
+
+// Where results go: row m of the product is row target[m] (m itself without a list) of y.
+struct Into {
+  float* y;
+  size_t stride;
+  const int32_t* target;
+  enum Kind { kStore, kAdd, kGelu, kRelu } kind;
+};
+
+template <int M>
+static inline void panel_rows(const SegueLinear& linear, const Quantised& x, int first, int panel, const Into& into) {
+  alignas(64) int32_t products[M][kPanel];
+  const int8_t* weights = linear.weights + (size_t)panel * kPanel * linear.in;
+  dots<M>(x.q + (size_t)first * x.stride, x.stride, weights, linear.in / 4, products);
+  const int column = panel * kPanel;
+  for (int m = 0; m < M; m++) {
+    const int row = into.target ? into.target[first + m] : first + m;
+    float* y = into.y + (size_t)row * into.stride + column;
+    const Lanes scale = all(x.scale[first + m]);
+    for (int j = 0; j < kPanel; j += kLane) {
+      if (kOffset)
+        for (int i = 0; i < kLane; i++) products[m][j + i] -= kOffset * linear.sums[column + j + i];
+      const Lanes value = load_ints(products[m] + j) * load(linear.scale + column + j);
+      Lanes v = fused(value, scale, load(linear.bias + column + j));
+      if (into.kind == Into::kAdd) v = v + load(y + j);
+      if (into.kind == Into::kGelu) v = gelu(v);
+      if (into.kind == Into::kRelu) v = larger(v, all(0.0f) * v);  // 0 * v keeps what is not a number
+      store(y + j, v);
+    }
+  }
+}
+
+template <int M>
+static inline void panel_rest(const SegueLinear& linear, const Quantised& x, int first, int rows, int panel,
+                              const Into& into) {
+  if constexpr (M > 0) {
+    if (rows == M)
+      panel_rows<M>(linear, x, first, panel, into);
+    else
+      panel_rest<M - 1>(linear, x, first, rows, panel, into);
+  }
+}
+
+// All rows through a linear; threads share the panels. Ends with a barrier.
+static inline void multiply(Team& team, int thread, const SegueLinear& linear, const Quantised& x, int rows,
+                            const Into& into) {
+  for (int panel; (panel = team.take(thread, linear.out / kPanel)) >= 0;) {
+    int first = 0;
+    for (; rows - first >= kMostRows; first += kMostRows) panel_rows<kMostRows>(linear, x, first, panel, into);
+    panel_rest<kMostRows - 1>(linear, x, first, rows - first, panel, into);
+  }
+  team.wait();
+}
+
+// Few rows are quantised by every thread for itself, which is quicker than waiting for each other.
+constexpr int kOwnRows = 4;
+
+struct Room {
+  uint8_t* shared_q;
+  float* shared_scale;
+  uint8_t* own_q;  // of this thread
+  float* own_scale;
+};
+
+// Quantise rows of `width`; fill(m) gives the address of row m's floats.
+template <class Fill>
+static inline Quantised quantise(Team& team, int thread, const Room& room, int rows, int width, Fill fill) {
+  const size_t stride = up(width, 64);
+  if (rows <= kOwnRows) {
+    for (int m = 0; m < rows; m++) room.own_scale[m] = quantise_row(fill(m), width, room.own_q + m * stride);
+    return {room.own_q, room.own_scale, stride};
+  }
+  for (int m; (m = team.take(thread, rows)) >= 0;)
+    room.shared_scale[m] = quantise_row(fill(m), width, room.shared_q + m * stride);
+  team.wait();
+  return {room.shared_q, room.shared_scale, stride};
+}
+
+}  // namespace SEGUE_PATH

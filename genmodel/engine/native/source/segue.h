@@ -1,0 +1,91 @@
+// What Python hands over and what it calls. Plain C types, so that ctypes can mirror them (library.py).
+//
+// Widths: "lane" = 16 floats. Every row of floats is padded with zeros to whole lanes, every linear's outputs to
+// whole panels of 64 columns, so no kernel has a tail.
+#pragma once
+#include <stdint.h>
+
+enum { kLane = 16, kPanel = 64 };
+
+typedef struct {
+  const int8_t* weights;  // [out/64][in/4][64][4]: one panel of 64 columns is one stream of memory
+  const float* scale;     // [out] what one unit of an integer weight is worth
+  const float* bias;      // [out]
+  const int32_t* sums;    // [out] sum of each column's weights, for paths that shift activations by 128
+  int32_t in, out;        // padded: in to lanes, out to panels
+} SegueLinear;
+
+typedef struct {
+  const float* weight;  // [dim], padded with zeros like bias
+  const float* bias;
+  float epsilon;
+} SegueNorm;
+
+typedef struct {
+  SegueNorm norm1, norm_cross, norm2;
+  SegueLinear qkv, out, cross_q, cross_out, up, down;
+  int32_t has_cross;
+} SegueLayer;
+
+typedef struct {
+  const SegueLayer* layers;
+  SegueNorm out_norm;
+  int32_t layer_count, dim, heads, head_dim, feedforward;
+  int32_t relu;  // 0: gelu
+  float score_scale;
+} SegueModel;
+
+// Keys and values as bfloat16, one pair of pointers a layer. keys [slots][streams][heads][places/16][width][16],
+// values [slots][streams][heads][places][width]; width is head_dim in whole lanes.
+typedef struct {
+  uint16_t* const* keys;
+  uint16_t* const* values;
+  int32_t slots, streams, places;
+} SegueCache;
+
+// Rows of one stream that follow each other. Own: the row number i is place start + i and sees all up to itself.
+// Cross: every row sees the `start` places of its source.
+typedef struct {
+  int32_t first, rows;  // into the list of rows beside
+  int32_t slot, stream, start;
+} SegueRun;
+
+typedef struct {
+  int32_t rows, own_run_count, cross_row_count, cross_run_count, sessions;
+  int32_t longest;           // places that any row sees
+  const SegueRun* own_runs;
+  const int32_t* own_rows;   // [rows] row numbers, run after run
+  const int32_t* cross_rows; // [cross_row_count] rows that hear a source
+  const SegueRun* cross_runs;
+  const int32_t* cross_order;// [cross_row_count] places in cross_rows, run after run
+  const int32_t* mix_first;  // [sessions + 1] where each session's rows begin in mix_rows
+  const int32_t* mix_rows;   // rows whose last norm is mixed, the base last
+  const float* mix_weights;  // one for each of mix_rows
+} SegueBatch;
+
+// torch's own pool (libgomp); without it a call makes its own threads.
+typedef struct {
+  void (*parallel)(void (*)(void*), void*, unsigned, unsigned);
+  int (*thread_number)(void);
+  int (*thread_count)(void);
+  int32_t threads;
+} SeguePool;
+
+#pragma GCC visibility push(default)
+#ifdef __cplusplus
+extern "C" {
+#endif
+// Bit i is set where this processor runs path i.
+int32_t segue_paths(void);
+int64_t segue_scratch_bytes(const SegueModel* model, int32_t rows, int32_t longest, int32_t threads);
+// x [rows, dim] -> mixed [sessions, dim]; keys and values of the rows are stored on the way.
+void segue_forward(int32_t path, const SeguePool* pool, const SegueModel* model, const SegueCache* own,
+                   const SegueCache* cross, const SegueBatch* batch, const float* x, float* mixed, void* scratch);
+int64_t segue_linear_scratch_bytes(const SegueLinear* linear, int32_t rows, int32_t threads);
+// x [rows, x_stride], padded to `in` with zeros or exactly `width` wide -> y [rows, out].
+void segue_linear(int32_t path, const SeguePool* pool, const SegueLinear* linear, const float* x, int32_t width,
+                  int32_t rows, float* y, void* scratch);
+#ifdef __cplusplus
+}
+#endif
+#pragma GCC visibility pop
