@@ -150,7 +150,7 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 CHOICES: dict[str, tuple[str, ...]] = {
     "log.level": ("debug", "info", "warning", "error"),
-    "worker.precision": ("auto", "float32", "float16", "bfloat16"),
+    "worker.precision": ("auto", "float32", "float16", "bfloat16", "int8"),
 }
 FOLDER_VARIABLES = {
     "SEGUE_RUNTIME": "folders.runtime",

@@ -1,4 +1,4 @@
-"""``python -m tests.bench lm|codec|stream|daemon``: how fast, against what, on which machine.
+"""``python -m tests.bench lm|batch|codec|stream|daemon``: how fast, against what, on which machine.
 
 Each bench is a file beside this one with ``run(args) -> dict``; with ``--json`` the last line printed is that
 dictionary as one JSON object, else a table is shown.
@@ -12,7 +12,7 @@ import json
 import sys
 from typing import Any
 
-BENCHES = ("codec", "daemon", "lm", "stream")
+BENCHES = ("batch", "codec", "daemon", "lm", "stream")
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
@@ -24,6 +24,9 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         "--threads", type=int, default=None, help="threads for torch (default: its own choice)"
     )
     parser.add_argument("--seconds", type=float, default=None, help="seconds of audio in each round")
+    parser.add_argument(
+        "--precision", default=None, help="of lm and batch: float32, bfloat16, int8; several with commas"
+    )
     return parser.parse_args(argv)
 
 

@@ -3,12 +3,13 @@
 Both hold the same weights (the peer's are views of ours) and hear the same 16 text vectors; guidance 3. Each
 round times a whole generation of every contender once; a warming round, in which greedy tokens are compared,
 is left out. Figures are medians. ``xrt``: seconds of audio per second of language model time; the codec is
-not in it.
+not in it. int8 is compared with the peer's bfloat16.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -17,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genmodel.engine.kernels import packing_available
+from genmodel.engine.kernels import native_absent, packing_available
+from genmodel.engine.native.network import NativeNetwork
 from genmodel.engine.network import Network
 from genmodel.engine.stepper import Stepper
 from genmodel.engine.windows import make_sessions, run_sessions
@@ -35,6 +37,7 @@ FRAME_RATE = 50.0
 SECONDS = 0.8
 GREEDY_FRAMES = 12
 GUIDANCE = 3.0
+NAMES = {"float32": "fp32", "bfloat16": "bf16", "int8": "int8"}  # precision -> key of its figures
 
 
 class FixedText(Conditioner):
@@ -188,6 +191,8 @@ class Ours:
 
 def weights_per_step(network: Network) -> int:
     """Bytes of weights that one step reads (cross-attention's keys and values are made once a request)."""
+    if isinstance(network, NativeNetwork):
+        return network.step_bytes
     config = network.config
     each = torch.finfo(network.dtype).bits // 8
     block = config.dim * (4 * config.dim + 2 * config.dim + 2 * config.feedforward_dim)
@@ -205,26 +210,36 @@ def read_bandwidth_gbs() -> float:
     return block.nbytes / statistics.median(times[1:]) / 1e9
 
 
+def precisions(asked: str | None) -> list[str]:
+    """Those asked for, or all that this machine runs at speed."""
+    if asked is not None:
+        return [name for name in NAMES if name in asked.split(",")]
+    found = ["float32"]
+    if packing_available(torch.bfloat16):
+        found.append("bfloat16")
+    return found if native_absent() else [*found, "int8"]
+
+
 def run(args: argparse.Namespace) -> dict[str, Any]:
     frames = round((args.seconds or SECONDS) * FRAME_RATE)
     lm = our_model()
     hidden: Tensor = lm.condition_provider.conditioners["description"].hidden  # type: ignore[assignment]
+    ours = {NAMES[name]: Ours(lm, name) for name in precisions(args.precision)}
+    contenders: dict[str, Callable[..., Tensor]] = dict(ours)
     peer = peer_model(lm)
-    contenders: dict[str, Callable[..., Tensor]] = {
-        "fp32": Ours(lm, "float32"),
-        "peer_fp32": Peer(peer, hidden),
-    }
-    bytes_per_step = {"fp32": weights_per_step(contenders["fp32"].stepper.network)}  # type: ignore[attr-defined]
-    identical = torch.equal(
-        contenders["fp32"](GREEDY_FRAMES, False), contenders["peer_fp32"](GREEDY_FRAMES, False)
-    )
-    if packing_available(torch.bfloat16):
+    if "fp32" in ours:
+        contenders["peer_fp32"] = Peer(peer, hidden)
+    if ours.keys() & {"bf16", "int8"}:
         import copy
 
-        contenders["bf16"] = Ours(lm, "bfloat16")
-        bytes_per_step["bf16"] = weights_per_step(contenders["bf16"].stepper.network)  # type: ignore[attr-defined]
         contenders["peer_bf16"] = Peer(copy.deepcopy(peer).to(torch.bfloat16), hidden)
+    result: dict[str, Any] = {}
+    if "fp32" in ours:
+        result["tokens_identical"] = torch.equal(
+            contenders["fp32"](GREEDY_FRAMES, False), contenders["peer_fp32"](GREEDY_FRAMES, False)
+        )
     times: dict[str, list[float]] = {name: [] for name in contenders}
+    load_before = os.getloadavg()[0]
     for number in range(args.rounds + 1):
         for name, generate in contenders.items():
             begun = time.perf_counter()
@@ -234,12 +249,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     bandwidth = read_bandwidth_gbs()
     steps = frames + CODEBOOKS - 1
     per_step = {name: statistics.median(values) / steps for name, values in times.items()}
-    result: dict[str, Any] = {
-        "xrt": 1 / FRAME_RATE / per_step["fp32"],
+    bytes_per_step = {name: weights_per_step(one.stepper.network) for name, one in ours.items()}
+    for name in ours:
+        rival = "peer_fp32" if name == "fp32" else "peer_bf16"
+        result[f"ratio_{name}"] = per_step[rival] / per_step[name]
+        result[f"xrt_{name}"] = 1 / FRAME_RATE / per_step[name]
+    return {
+        "xrt": 1 / FRAME_RATE / per_step[next(iter(ours))],
         "ms_per_step": {name: 1e3 * value for name, value in per_step.items()},
-        "ratio_fp32": per_step["peer_fp32"] / per_step["fp32"],
-        "tokens_identical": identical,
-        "bandwidth_gbs": {name: bytes_per_step[name] / per_step[name] / 1e9 for name in bytes_per_step},
+        **result,
+        "bandwidth_gbs": {name: bytes_per_step[name] / per_step[name] / 1e9 for name in ours},
         "machine_bandwidth_gbs": bandwidth,
         "floor_ms": {name: size / bandwidth / 1e6 for name, size in bytes_per_step.items()},
         "shape": {"dim": DIM, "layers": LAYERS, "heads": HEADS, "codebooks": CODEBOOKS, "card": CARD},
@@ -249,13 +268,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "batch": 1,
         "rounds": args.rounds,
         "threads": torch.get_num_threads(),
+        "load": [load_before, os.getloadavg()[0]],
         "peer": _peer_version(),
         "machine": machine(),
     }
-    if "bf16" in per_step:
-        result["ratio_bf16"] = per_step["peer_bf16"] / per_step["bf16"]
-        result["xrt_bf16"] = 1 / FRAME_RATE / per_step["bf16"]
-    return result
 
 
 def _peer_version() -> str:

@@ -23,8 +23,24 @@ def test_the_language_model_bench(
     )
     assert result["xrt"] == pytest.approx(20 / result["ms_per_step"]["fp32"])
     assert {"machine", "threads", "batch", "frames", "floor_ms", "bandwidth_gbs"} <= set(result)
+    if "int8" in result["ms_per_step"]:
+        peer = result["ms_per_step"]["peer_bf16"]
+        assert result["ratio_int8"] == pytest.approx(peer / result["ms_per_step"]["int8"])
     command.show("lm", result, lm)
     assert "tokens_identical" in capsys.readouterr().out
+
+
+def test_the_bench_of_many_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"DIM": 64, "LAYERS": 2, "HEADS": 4, "CARD": 64}.items():
+        monkeypatch.setattr(lm, name, value)
+    assert command.main(["batch", "--json", "--rounds", "1", "--seconds", "0.2"]) == 0
+    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert result["bit_identical"] is True
+    alone, eight = (result["ms_per_step"][count] for count in ("1", "8"))
+    assert result["throughput_8_over_1"] == pytest.approx(8 * alone / eight)
+    assert result["step_ratio_far"] > 0 and result["prefill_s"] > 0
 
 
 def test_the_daemons_bench(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,8 @@ from torch import Tensor
 from genmodel.engine.native.build import NativeAbsentError, library
 
 PATHS = ("portable", "avx2", "avx512")  # worst first
+# A thread for each so many bytes of weights: less is done before a second thread has begun. No bits depend on it.
+BYTES_PER_THREAD = 2**19
 _POOL = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
 _POINTER = ctypes.c_void_p
 _INT = ctypes.c_int32
@@ -153,8 +155,9 @@ class Kernels:
         loaded.segue_scratch_bytes.restype = loaded.segue_linear_scratch_bytes.restype = ctypes.c_int64
         loaded.segue_forward.restype = loaded.segue_linear.restype = None
 
-    def _pool(self) -> CPool:
-        return CPool(*self._entries, torch.get_num_threads())
+    def _pool(self, weights_bytes: int) -> CPool:
+        threads = min(torch.get_num_threads(), 1 + weights_bytes // BYTES_PER_THREAD)
+        return CPool(*self._entries, threads)
 
     def forward(
         self,
@@ -165,9 +168,10 @@ class Kernels:
         x: Tensor,
         mixed: Tensor,
         scratch: Scratch,
+        weights_bytes: int,
     ) -> None:
         """x float32 [rows, D] through all layers; guidance's mix of each session to ``mixed`` [n, D]."""
-        pool = self._pool()
+        pool = self._pool(weights_bytes)
         by = ctypes.byref
         size = self._library.segue_scratch_bytes(by(model), batch.rows, batch.longest, pool.threads)
         self._library.segue_forward(
@@ -177,7 +181,7 @@ class Kernels:
 
     def linear(self, linear: CLinear, x: Tensor, y: Tensor, scratch: Scratch) -> None:
         """x float32 [rows, in] -> y float32 [rows, out in whole panels]."""
-        pool = self._pool()
+        pool = self._pool(linear.inputs * linear.outputs)
         by = ctypes.byref
         rows, width = x.shape
         size = self._library.segue_linear_scratch_bytes(by(linear), rows, pool.threads)

@@ -49,6 +49,15 @@ class NativeNetwork(Network):
             inner, int(config.activation == "relu"), self.scale,
         )  # fmt: skip
 
+        read = [self.head, *(linear for layer in self.layers for linear in self._of_a_step(layer))]
+        # bytes of weights that one step reads
+        self.step_bytes = sum(one.size_bytes for one in read if isinstance(one, NativeLinear))
+
+    @staticmethod
+    def _of_a_step(layer: Layer) -> tuple[Any, ...]:
+        """A layer's linears but for the source's keys and values, which are made once a window."""
+        return layer.qkv, layer.out, layer.cross_q, layer.cross_out, layer.up, layer.down
+
     def _linear(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Any:
         return NativeLinear(self.kernels, self._scratch, self._arena, weight, bias)
 
@@ -64,20 +73,8 @@ class NativeNetwork(Network):
 
         return CLayer(
             self._c_norm(layer.norm1), self._c_norm(layer.norm_cross), self._c_norm(layer.norm2),
-            form(layer.qkv), form(layer.out), form(layer.cross_q), form(layer.cross_out), form(layer.up),
-            form(layer.down), int(layer.cross_q is not None),
+            *(form(linear) for linear in self._of_a_step(layer)), int(layer.cross_q is not None),
         )  # fmt: skip
-
-    @property
-    def step_bytes(self) -> int:
-        """Bytes of weights that one step reads."""
-        layers = [
-            linear.size_bytes
-            for layer in self.layers
-            for linear in (layer.qkv, layer.out, layer.cross_q, layer.cross_out, layer.up, layer.down)
-            if isinstance(linear, NativeLinear)
-        ]
-        return sum(layers) + (self.head.size_bytes if isinstance(self.head, NativeLinear) else 0)
 
     def caches(self) -> Caches:
         return NativeCaches(self)
@@ -90,7 +87,7 @@ class NativeNetwork(Network):
         mixed = torch.empty(len(mixes), self.config.dim)
         self.kernels.forward(
             self._model, caches.c_form(caches.own), caches.c_form(caches.cross), make_batch(lines, mixes),
-            x.contiguous(), mixed, self._scratch,
+            x.contiguous(), mixed, self._scratch, self.step_bytes,
         )  # fmt: skip
         return mixed
 

@@ -25,7 +25,8 @@ def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     size = count * dtype.itemsize
     if size < _PAGE:
         return torch.zeros(shape, dtype=dtype)
-    block = mmap.mmap(-1, up(size, _PAGE) + _PAGE)
+    # private: shared memory is not given large pages
+    block = mmap.mmap(-1, up(size, _PAGE) + _PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         try:
             block.madvise(mmap.MADV_HUGEPAGE)

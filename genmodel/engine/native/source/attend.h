@@ -26,18 +26,25 @@ static inline void store_place(uint16_t* keys, uint16_t* values, int dim, int pl
 template <int Q, int B>
 static inline void score_blocks(const Head& head, const float* q, int block, float* scores, size_t stride) {
   Lanes acc[Q][B];
+  SEGUE_UNROLL
   for (int i = 0; i < Q; i++)
+    SEGUE_UNROLL
     for (int b = 0; b < B; b++) acc[i][b] = all(0.0f);
   const uint16_t* keys = head.keys + (size_t)block * head.width * kLane;
   for (int d = 0; d < head.dim; d++) {
     Lanes k[B];
+    SEGUE_UNROLL
     for (int b = 0; b < B; b++) k[b] = load_half(keys + ((size_t)b * head.width + d) * kLane);
+    SEGUE_UNROLL
     for (int i = 0; i < Q; i++) {
       const Lanes a = all(q[i * head.dim + d]);
+      SEGUE_UNROLL
       for (int b = 0; b < B; b++) acc[i][b] = fused(a, k[b], acc[i][b]);
     }
   }
+  SEGUE_UNROLL
   for (int i = 0; i < Q; i++)
+    SEGUE_UNROLL
     for (int b = 0; b < B; b++) store(scores + i * stride + (block + b) * kLane, acc[i][b]);
 }
 
@@ -64,24 +71,32 @@ template <int Q, int V>
 static inline void mix_values(const Head& head, const float* weights, size_t stride, const int* lengths,
                               const float* totals, int lane, float* const* out) {
   Lanes acc[Q][V];
+  SEGUE_UNROLL
   for (int i = 0; i < Q; i++)
+    SEGUE_UNROLL
     for (int j = 0; j < V; j++) acc[i][j] = all(0.0f);
   const int width = head.width;
   const uint16_t* values = head.values + lane * kLane;
   for (int t = 0; t < lengths[0]; t++, values += width) {
     Lanes v[V];
+    SEGUE_UNROLL
     for (int j = 0; j < V; j++) v[j] = load_half(values + j * kLane);
+    SEGUE_UNROLL
     for (int i = 0; i < Q; i++) {
       const Lanes w = all(weights[i * stride + t]);
+      SEGUE_UNROLL
       for (int j = 0; j < V; j++) acc[i][j] = fused(w, v[j], acc[i][j]);
     }
   }
+  SEGUE_UNROLL
   for (int i = 0; i < Q; i++) {  // later rows see more places
     const uint16_t* more = head.values + lane * kLane + (size_t)lengths[0] * width;
     for (int t = lengths[0]; t < lengths[i]; t++, more += width)
+      SEGUE_UNROLL
       for (int j = 0; j < V; j++)
         acc[i][j] = fused(all(weights[i * stride + t]), load_half(more + j * kLane), acc[i][j]);
     const Lanes share = all(1.0f / totals[i]);
+    SEGUE_UNROLL
     for (int j = 0; j < V; j++) {
       float y[kLane];
       store(y, acc[i][j] * share);
@@ -97,6 +112,7 @@ static inline void attend(const Head& head, const float* const* q, float scale, 
                           float* room, size_t stride) {
   float* queries = room;
   float* scores = room + up(Q * head.dim, kLane);
+  SEGUE_UNROLL
   for (int i = 0; i < Q; i++)
     for (int d = 0; d < head.dim; d++) queries[i * head.dim + d] = q[i][d] * scale;
   constexpr int kBlocks = Q == 1 ? 8 : 4;
@@ -105,6 +121,7 @@ static inline void attend(const Head& head, const float* const* q, float scale, 
   for (; block + kBlocks <= blocks; block += kBlocks) score_blocks<Q, kBlocks>(head, queries, block, scores, stride);
   for (; block < blocks; block++) score_blocks<Q, 1>(head, queries, block, scores, stride);
   float totals[Q];
+  SEGUE_UNROLL
   for (int i = 0; i < Q; i++) totals[i] = soften(scores + i * stride, lengths[i]);
   const int lanes = head.width / kLane;
   int lane = 0;

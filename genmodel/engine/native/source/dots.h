@@ -14,23 +14,30 @@ constexpr int kMostRows = 6;  // 24 sums, 4 weights and one activation fill the 
 template <int M>
 static inline void dots(const uint8_t* q, size_t stride, const int8_t* w, int quads, int32_t (*out)[kPanel]) {
   __m512i acc[M][4];
+  SEGUE_UNROLL
   for (int m = 0; m < M; m++)
+    SEGUE_UNROLL
     for (int j = 0; j < 4; j++) acc[m][j] = _mm512_setzero_si512();
   for (int k = 0; k < quads; k++, w += 4 * kPanel, q += 4) {
     __m512i v[4];
+    SEGUE_UNROLL
     for (int j = 0; j < 4; j++) {
       v[j] = _mm512_loadu_si512(w + 64 * j);
       // weights come from memory once a step; asking early keeps both cores' queues full
       if (M <= 4) _mm_prefetch((const char*)(w + 64 * j + 4096), _MM_HINT_T0);
     }
+    SEGUE_UNROLL
     for (int m = 0; m < M; m++) {
       int32_t four;
       memcpy(&four, q + m * stride, 4);
       const __m512i a = _mm512_set1_epi32(four);
+      SEGUE_UNROLL
       for (int j = 0; j < 4; j++) acc[m][j] = _mm512_dpbusd_epi32(acc[m][j], a, v[j]);
     }
   }
+  SEGUE_UNROLL
   for (int m = 0; m < M; m++)
+    SEGUE_UNROLL
     for (int j = 0; j < 4; j++) _mm512_storeu_si512(out[m] + 16 * j, acc[m][j]);
 }
 
@@ -44,16 +51,19 @@ static inline void dots(const uint8_t* q, size_t stride, const int8_t* w, int qu
   const __m256i ones = _mm256_set1_epi16(1);
   for (int part = 0; part < kPanel; part += 16) {
     __m256i acc[M][2];
+    SEGUE_UNROLL
     for (int m = 0; m < M; m++) acc[m][0] = acc[m][1] = _mm256_setzero_si256();
     for (int k = 0; k < quads; k++) {
       const int8_t* at = w + (size_t)k * 4 * kPanel + 4 * part;
       _mm_prefetch((const char*)(at + 4096), _MM_HINT_T0);
       const __m256i v[2] = {_mm256_loadu_si256((const __m256i*)at), _mm256_loadu_si256((const __m256i*)(at + 32))};
       const __m256i size[2] = {_mm256_abs_epi8(v[0]), _mm256_abs_epi8(v[1])};
+      SEGUE_UNROLL
       for (int m = 0; m < M; m++) {
         int32_t four;
         memcpy(&four, q + m * stride + 4 * k, 4);
         const __m256i a = _mm256_set1_epi32(four);
+        SEGUE_UNROLL
         for (int j = 0; j < 2; j++) {
           // both factors are 127 at most: a pair's sum fits into 16 bits
           const __m256i pairs = _mm256_maddubs_epi16(size[j], _mm256_sign_epi8(a, v[j]));
@@ -61,7 +71,9 @@ static inline void dots(const uint8_t* q, size_t stride, const int8_t* w, int qu
         }
       }
     }
+    SEGUE_UNROLL
     for (int m = 0; m < M; m++)
+      SEGUE_UNROLL
       for (int j = 0; j < 2; j++) _mm256_storeu_si256((__m256i*)(out[m] + part + 8 * j), acc[m][j]);
   }
 }
@@ -75,6 +87,7 @@ template <int M>
 static inline void dots(const uint8_t* q, size_t stride, const int8_t* w, int quads, int32_t (*out)[kPanel]) {
   memset(out, 0, M * sizeof out[0]);
   for (int k = 0; k < quads; k++, w += 4 * kPanel)
+    SEGUE_UNROLL
     for (int m = 0; m < M; m++) {
       const int8_t* a = (const int8_t*)q + m * stride + 4 * k;
       for (int n = 0; n < kPanel; n++)

@@ -12,6 +12,14 @@
 #include <arm_neon.h>
 #endif
 
+// Sums in small arrays become registers only where their loops are unrolled early: GCC 12 keeps six rows' sums in
+// memory without this, and runs at 181 instead of 478 thousand million products a second.
+#if defined(__clang__)
+#define SEGUE_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define SEGUE_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 namespace SEGUE_PATH {
 
 #if defined(__AVX512F__)
@@ -45,7 +53,7 @@ struct Lanes {
   FloatPart p[kParts];
 };
 
-#define SEGUE_EACH for (int i = 0; i < kParts; i++)
+#define SEGUE_EACH SEGUE_UNROLL for (int i = 0; i < kParts; i++)
 
 static inline Lanes all(float value) {
   Lanes r;

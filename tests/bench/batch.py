@@ -1,0 +1,114 @@
+"""Many requests at once on one model: tokens per second against one alone, and that each is the same bits.
+
+MusicGen-small's shape with random weights, guidance 3, 16 text tokens. Also the step late in a take against
+the step at its beginning, and the prefill of a prompt. Rounds of all counts are interleaved; figures are
+medians of all steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genmodel.engine.session import Session
+from genmodel.engine.stepper import Stepper
+from genmodel.engine.windows import make_sessions
+from genmodel.lm.conditioning import ConditioningAttributes
+from genmodel.lm.lm import LMModel
+from genmodel.request import Sampling
+from tests.bench import lm as shapes
+from tests.bench.codec import machine
+
+COUNTS = (1, 2, 4, 8, 16)
+SECONDS = 0.5
+NEAR_FRAMES, FAR_FRAMES, PREFILL_FRAMES = 50, 1450, 500
+
+
+def take(lm: LMModel, frames: int, seed: int, prompt_frames: int = 0) -> Session:
+    """A request of its own; ``frames`` are made after the prompt."""
+    prompt = None
+    if prompt_frames:
+        generator = torch.Generator().manual_seed(seed)
+        shape = (1, lm.n_q, prompt_frames)
+        prompt = torch.randint(0, lm.card, shape, generator=generator)
+    rows = [ConditioningAttributes(text={"description": "a text"})]
+    total = prompt_frames + frames
+    return make_sessions(lm, prompt, rows, total, total, None, Sampling(), seed)[0]
+
+
+def timed_steps(stepper: Stepper, sessions: list[Session]) -> tuple[float, list[float]]:
+    """Seconds of the first one's prefill, and of each step while all are aboard."""
+    prefill_s = 0.0
+    for session in sessions:
+        stepper.admit(session)
+        begun = time.perf_counter()
+        stepper.prefill([session])
+        prefill_s = prefill_s or time.perf_counter() - begun
+    steps: list[float] = []
+    while not any(session.done for session in sessions):
+        begun = time.perf_counter()
+        stepper.step()
+        steps.append(time.perf_counter() - begun)
+    while not all(session.done for session in sessions):
+        stepper.step()
+    for session in sessions:
+        stepper.release(session)
+    return prefill_s, steps
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    precision = shapes.precisions(args.precision)[-1]
+    frames = round((args.seconds or SECONDS) * shapes.FRAME_RATE)
+    lm = shapes.our_model()
+    stepper = Stepper(lm, max(COUNTS), precision)
+    load_before = os.getloadavg()[0]
+    steps: dict[int, list[float]] = {count: [] for count in COUNTS}
+    near: list[float] = []
+    far: list[float] = []
+    prefills: list[float] = []
+    alone: dict[int, Tensor] = {}
+    identical = True
+    for number in range(args.rounds + 1):
+        for count in COUNTS:
+            sessions = [take(lm, frames, seed) for seed in range(count)]
+            _, times = timed_steps(stepper, sessions)
+            if number:
+                steps[count] += times
+            else:
+                # each of the largest company is made once by itself, the rest must equal that
+                for seed in range(len(alone), count):
+                    single = take(lm, frames, seed)
+                    timed_steps(stepper, [single])
+                    alone[seed] = single.tokens
+                identical &= all(torch.equal(s.tokens, alone[seed]) for seed, s in enumerate(sessions))
+        for known, into in ((NEAR_FRAMES, near), (FAR_FRAMES, far)):
+            _, times = timed_steps(stepper, [take(lm, 12, 1, known)])
+            into += times if number else []
+        prefill_s, _ = timed_steps(stepper, [take(lm, 2, 1, PREFILL_FRAMES)])
+        prefills += [prefill_s] if number else []
+    per_step = {count: statistics.median(times) for count, times in steps.items()}
+    return {
+        **{f"throughput_{n}_over_1": n * per_step[1] / per_step[n] for n in COUNTS if n > 1},
+        "bit_identical": identical,
+        "ms_per_step": {str(count): 1e3 * value for count, value in per_step.items()},
+        "frames_per_s": {str(count): count / value for count, value in per_step.items()},
+        "step_ms_near": 1e3 * statistics.median(near),
+        "step_ms_far": 1e3 * statistics.median(far),
+        "step_ratio_far": statistics.median(far) / statistics.median(near),
+        "near_frames": NEAR_FRAMES,
+        "far_frames": FAR_FRAMES,
+        "prefill_s": statistics.median(prefills),
+        "prefill_frames": PREFILL_FRAMES,
+        "precision": precision,
+        "frames": frames,
+        "rounds": args.rounds,
+        "threads": torch.get_num_threads(),
+        "load": [load_before, os.getloadavg()[0]],
+        "machine": machine(),
+    }
