@@ -94,7 +94,9 @@ class GenModelPlayer:
 
     def identity(self, order: Order) -> dict[str, Any] | None:
         """Equal where the same order gives the same bits: weights, precision, and what multiplies them."""
+        kernels = self._engine.kernels
         return {
+            **({"kernels": kernels} if kernels else {}),
             "model": self.facts.name,
             "weights": self.facts.sha256,
             "precision": self.facts.precision,

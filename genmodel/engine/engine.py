@@ -143,6 +143,11 @@ class Engine:
     def precision(self) -> str:
         return self.stepper.network.precision
 
+    @property
+    def kernels(self) -> str:
+        """Which kernels multiply, where they are not torch's: equal where their bits are."""
+        return self.stepper.network.kernels_version
+
     @torch.no_grad()
     def add(self, request: GenerationRequest) -> GenerationJob:
         """Take a request aboard, in line behind the others. Raises GenModelError for what cannot be done."""

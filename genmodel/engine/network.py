@@ -50,6 +50,8 @@ def _norm(module: torch.nn.LayerNorm) -> Norm:
 class Network:
     """Weights of an ``LMModel`` prepared for one device and precision."""
 
+    kernels_version = ""  # of kernels that are not torch's
+
     def __init__(self, lm: LMModel, precision: str = "float32", packed: bool = True) -> None:
         config = lm.config
         self.config, self.device = config, lm.device

@@ -29,7 +29,8 @@ def _own_runs(lines: Sequence[Line]) -> tuple[list[tuple[int, int, int, int, int
     found: dict[tuple[int, int], list[int]] = {}
     for row, line in enumerate(lines):
         found.setdefault((line.slot, line.stream), []).append(row)
-    made, order = [], []
+    made: list[tuple[int, int, int, int, int]] = []
+    order: list[int] = []
     for (slot, stream), rows in found.items():
         start = lines[rows[0]].place
         if [lines[row].place for row in rows] != list(range(start, start + len(rows))):
@@ -46,7 +47,8 @@ def _cross_runs(
     for number, row in enumerate(hearing):
         line = lines[row]
         found.setdefault((line.slot, line.heard, line.source), []).append(number)
-    made, order = [], []
+    made: list[tuple[int, int, int, int, int]] = []
+    order: list[int] = []
     for (slot, heard, source), numbers in found.items():
         made.append((len(order), len(numbers), slot, heard, source))
         order += numbers

@@ -15,7 +15,7 @@ from torch import Tensor
 from genmodel.engine.native.build import NativeAbsentError, library
 
 PATHS = ("portable", "avx2", "avx512")  # worst first
-# A thread for each so many bytes of weights: less is done before a second thread has begun. No bits depend on it.
+# A thread for each so many bytes of weights: less is done before a second has begun. No bits depend on it.
 BYTES_PER_THREAD = 2**19
 _POOL = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
 _POINTER = ctypes.c_void_p
@@ -106,7 +106,7 @@ def floats(values: Sequence[float]) -> Any:
 
 def runs(values: Sequence[tuple[int, int, int, int, int]]) -> Any:
     """A C array of runs."""
-    return (CRun * max(1, len(values)))(*values)
+    return (CRun * max(1, len(values)))(*(CRun(*value) for value in values))
 
 
 def _torch_pool() -> Any:

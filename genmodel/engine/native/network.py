@@ -31,6 +31,7 @@ class NativeNetwork(Network):
     def __init__(self, lm: LMModel, path: str | None = None, own_threads: bool = False) -> None:
         """Raises NativeAbsentError where the kernels cannot be had."""
         self.kernels = kernels(path, own_threads)
+        self.kernels_version = self.kernels.version
         self._scratch = Scratch()
         config = lm.config
         dim, inner = config.dim, config.feedforward_dim
