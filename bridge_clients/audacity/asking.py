@@ -159,22 +159,19 @@ def _audio(
 def described(settings: dict[str, Any], job: str, model: str) -> str:
     """A label's text: seed and settings in words, one line, short enough to be read under the take."""
     words = [f"segue {settings.get('mode', '')} seed {settings.get('seed', '?')}", f"job {job}", model]
+    for name in ("text", "negative_text"):
+        if settings.get(name):
+            words.append(f"{'not ' if name == 'negative_text' else ''}“{_short(str(settings[name]))}”")
     length = settings.get("length") or {}
-    words += [
-        f"{value:g} {name}" if isinstance(value, float) else f"{value} {name}"
-        for name, value in length.items()
-    ]
+    words += [f"{value} {name}" for name, value in length.items()]
     for change in (settings.get("tempo_map") or {}).get("changes", ())[:1]:
         words.append(f"{change.get('bpm')} BPM {change.get('beats', 4)}/{change.get('unit', 4)}")
     for group in ("sampling", "guidance"):
         words += [f"{name} {value}" for name, value in (settings.get(group) or {}).items()]
-    for name in ("loop", "start", "strength", "variations", "level", "handle_ms", "tail_ms", "stems"):
+    for name in ("variations", "loop", "start", "strength", "level", "handle_ms", "tail_ms", "stems"):
         value = settings.get(name)
         if value not in (None, False):
             words.append(f"{name} {'+'.join(value) if isinstance(value, (list, tuple)) else value}")
-    for name in ("text", "negative_text"):
-        if settings.get(name):
-            words.append(f"{name.replace('_', ' ')} “{_short(str(settings[name]))}”")
     return " · ".join(word for word in words if word)
 
 

@@ -37,7 +37,7 @@ _TRACK = re.compile(
     r'\{ *"name":"(?P<name>.*?)", *"focused":[01], *"selected":(?P<selected>[01])(?P<more>[^{}]*)\}',
     re.DOTALL,
 )
-_FIELD = re.compile(r'"(\w+)": *("[^"]*"|[^,\s]+)')
+_FIELD = re.compile(r'"(\w+)": *("[^"]*"|[^"\s]+?)(?=, *"|\s*$)')  # in some languages 8.5 is 8,5
 _EMPTY_BYTES = 128  # a WAV file's head, and nothing behind it
 _WIDER_S = 1  # a whole number of samples at any rate
 _FRAMES_A_SECOND = 2_000_000  # that many, at least, were imported and exported per second
@@ -91,7 +91,7 @@ def tracks(pipe: Pipe) -> tuple[Track, ...]:
 def _read_tracks(text: str) -> Iterator[Track]:
     """What Audacity calls JSON: it escapes quotes in names, and neither backslashes nor line breaks."""
     for index, found in enumerate(_TRACK.finditer(text)):
-        more = {name: value.strip('"') for name, value in _FIELD.findall(found["more"])}
+        more = {name: value.strip('"').replace(",", ".") for name, value in _FIELD.findall(found["more"])}
         yield Track(
             index=index,
             name=found["name"].replace('\\"', '"'),

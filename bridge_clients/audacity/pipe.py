@@ -29,7 +29,7 @@ CONNECT_S = 5.0
 LOCK_S = 30.0
 EMPTY_S = 0.3
 """A newline with nothing behind it for so long is Audacity's answer while it has no window yet."""
-_END = re.compile(rb"(?:\A|\n)BatchCommand finished: (OK|Failed!)\n\n")
+_END = re.compile(rb"(?:\A|\n)BatchCommand finished: ([^\n]{1,60})\n\n")
 
 
 def quoted(words: str) -> str:

@@ -16,6 +16,7 @@ from xml.sax.saxutils import quoteattr
 _FLOAT_SAMPLES = 0x0004000F  # Audacity's number for 32-bit float
 _BLOCK_FRAMES = 1 << 18  # 1 MiB of float: its own largest block
 _DATA = "takes_data"
+_ALIGNED = 3  # with 1 the two channels' clips move one without the other (seen in 3.2.4)
 _HEAD = (
     '<?xml version="1.0" standalone="no" ?>\n'
     '<project xmlns="http://audacity.sourceforge.net/xml/" projname="{data}" version="1.3.0"'
@@ -73,7 +74,7 @@ def write_project(folder: Path, rate_hz: int, strips: Sequence[Strip], label: tu
 
 def _track(number: int, strip: Strip, channel: int, rate_hz: int) -> str:
     name = _attribute(strip.name)
-    linked = int(strip.channels == 2 and channel == 0)
+    linked = _ALIGNED if strip.channels == 2 and channel == 0 else 0
     blocks = []
     at = 0
     for piece in strip.pieces:

@@ -21,7 +21,7 @@ from bridge_clients.client import Client
 from protocol import messages as m
 from protocol.errors import SegueError
 from tests.hosts.audacity_host import Audacity, missing
-from tests.hosts.conftest import HostHouse
+from tests.hosts.conftest import ROOT, HostHouse
 from tests.hosts.kit import read_wav, write_wav
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there is one")
@@ -442,3 +442,36 @@ def test_installing_switches_the_pipe_on_and_back(
     assert "mod-script-pipe=1" in config.read_text() and "ShowSplashScreen=0" in config.read_text()
     assert install("--uninstall").returncode == 0
     assert config.read_text() == before
+
+
+def test_the_real_model_goes_on_in_the_real_audacity(
+    audacity: Audacity, pocket_house: HostHouse, pocket_command: Path
+) -> None:
+    loop = ROOT / "bridge_clients/cli/demo/loop.flac"
+    audacity.load(loop)
+    audacity.select(4.0, 8.0)
+    words = [
+        "--bars",
+        "1/2",
+        "--tempo",
+        "120",
+        "--seed",
+        "7",
+        "--variations",
+        "2",
+        "--text",
+        "disco, 120 bpm",
+    ]
+    done = subprocess.run(
+        [str(pocket_command), "audacity", "continue", *words, "--json"],
+        capture_output=True, text=True, check=False, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    landed = event(done, "landed")
+    rate, seam = 44_100, 8 * 44_100
+    assert (landed["at_frame"], landed["frames"], landed["rate"]) == (seam, rate, rate)
+    take = take_of(pocket_house, landed["job"])
+    assert take.shape == (rate, 2) and np.abs(take).max() > 0.01
+    np.testing.assert_array_equal(audacity.heard(1, seam, seam + rate), take)
+    audacity.do("Undo:")
+    assert audacity.names() == ["loop"]

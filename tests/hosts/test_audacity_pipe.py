@@ -134,10 +134,12 @@ def test_a_command_that_would_become_two_is_refused(talk: Any, words: str) -> No
     assert len(other.heard) == 1
 
 
-def test_names_with_quotes_backslashes_and_line_breaks_are_read(talk: Any) -> None:
+@pytest.mark.parametrize("point", [".", ","])
+def test_names_with_quotes_backslashes_and_line_breaks_are_read(point: str) -> None:
     rest = (
         '"focused":0, "selected":1, "kind":"wave", "start":0, "end":8.5, "pan":-0.5, "gain":1, "channels":2'
     )
+    rest = rest.replace("8.5", f"8{point}5").replace("-0.5", f"-0{point}5")
     names = ["plain", 'a "b" c', "back\\", "two\nlines", 'x", "focused":0, "selected":0 }']
     lines = ",\n".join('{ "name":"' + name.replace('"', '\\"') + f'", {rest} }}' for name in names)
     label = ',\n{ "name":"l", "focused":0, "selected":0, "kind":"label" } ]'
