@@ -52,7 +52,7 @@ def count(report: str, what: str) -> int:
     return int(found.group(1))
 
 
-@pytest.mark.parametrize(("name", "least"), [("vectors", 60), ("parts", 8), ("daemon", 18)])
+@pytest.mark.parametrize(("name", "least"), [("vectors", 60), ("parts", 8), ("daemon", 18), ("max", 8)])
 def test_the_clients_own_tests_pass(name: str, least: int) -> None:
     report = run_tests(name)
     assert count(report, "fail") == 0 and count(report, "skipped") == 0
