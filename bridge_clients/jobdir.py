@@ -43,6 +43,8 @@ class JobDir:
         check_folder(self.path)
         try:
             self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except AttributeError:
+            raise _refused(self.path, "cannot be used on this system: Linux or macOS is needed") from None
         except OSError as error:
             raise _refused(self.path, f"cannot be opened ({error.strerror})") from None
         info = os.fstat(self._fd)
@@ -53,6 +55,7 @@ class JobDir:
         self._progress = -1
         self._heartbeat, self._beat = -1, 0
         self._telling = threading.Lock()
+        self._torn = False  # the last line found no room for its end
         self._told: set[bytes] = set()
 
     def close(self) -> None:
@@ -160,7 +163,9 @@ class JobDir:
         line = to_json({"event": event, **fields})
         with self._telling, contextlib.suppress(OSError):
             if event == "tick" or line not in self._told:
-                os.write(self._progress, line + b"\n")  # in one piece: the host reads while we write
+                whole = (b"\n" if self._torn else b"") + line + b"\n"
+                self._torn = True
+                self._torn = os.write(self._progress, whole) < len(whole)  # the host reads while we write
 
     def put(self, name: str, data: bytes) -> None:
         """Put a file in place, whole or not at all. Raises E_DISK_FULL or E_DISK."""

@@ -28,6 +28,7 @@ HELD_MS = 1000
 FULL_PAUSE_S = 2.0
 LOST_S = 300.0
 """So long a daemon that cannot be reached is tried again before the directory is given up for now."""
+_MOMENT_S = 0.1
 _AGAIN = frozenset({"E_QUEUE_FULL", "E_PAUSED", "E_DRAINING", "E_NOT_READY"})
 _WORDS = {
     "queued": "Waiting for its turn.",
@@ -90,7 +91,7 @@ class Talk:
         for name in request.unknown:
             self.place.tell("note", message=f"{name} in request.json means nothing to this Segue.")
         self._check_room(request)
-        with Client(name=CLIENT_NAME, on_wait=self._note) as client:
+        with self._until_there(lambda: Client(name=CLIENT_NAME, on_wait=self._note)) as client:
             reply = self._submit(client, request)
             self.job = reply.job
             info = self._until_there(lambda: client.status(reply.job))
@@ -169,6 +170,7 @@ class Talk:
             except SegueError as error:
                 if error.retry != "reconnect":
                     raise
+                self._pause(_MOMENT_S)
                 self._until_there(client.ping)
 
     def _one(self, event: Any, chunks: Chunks | None) -> None:
@@ -264,4 +266,5 @@ class Talk:
         self.place.tell("tick", **tick)
 
     def _pause(self, seconds: float) -> None:
-        self.asked.wait(seconds)
+        if self.asked.wait(seconds):
+            time.sleep(_MOMENT_S)  # somebody wants the end: ask again soon, but not without a breath

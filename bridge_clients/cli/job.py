@@ -22,6 +22,7 @@ def run(args: Any) -> int:
     from bridge_clients.jobdir import JobDir
     from bridge_clients.jobdir_run import Busy, Run
 
+    _stand_alone()
     path = Path(args.directory)
     try:
         place = JobDir(path)
@@ -47,6 +48,18 @@ def run(args: Any) -> int:
     if any(thread.name.startswith("segue-") for thread in threading.enumerate()):
         os._exit(status)  # a talk with a daemon that hangs is not waited for: `done` is written
     return status
+
+
+def _stand_alone() -> None:
+    """A host may start us with nothing open, and end, and take its terminal along: the job outlives it."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # else the next file would be what libraries take for their stderr
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
+    if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _refuse_there(path: Path, error: SegueError) -> None:

@@ -11,6 +11,7 @@ import shlex
 import signal
 import stat
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +32,9 @@ class HostHouse(House):
             found[f"SEGUE_{key.replace('.', '_').upper()}"] = value
         found["SEGUE_MODELS"] = str(self.folder / "models")
         found.pop("SEGUE_CONNECTION", None)
+        # as in an installation: compiled once, not at every start (which costs segue job 60 ms)
+        found.pop("PYTHONDONTWRITEBYTECODE", None)
+        found["PYTHONPYCACHEPREFIX"] = str(Path(tempfile.gettempdir()) / f"segue-tests-pyc-{os.getuid()}")
         return found
 
     def current_pid(self) -> int:
@@ -65,13 +69,13 @@ class HostHouse(House):
         mine = {
             name: value
             for name, value in self.environment().items()
-            if name.startswith(("SEGUE_", "OMP_")) or name == "PYTHONPATH"
+            if name.startswith(("SEGUE_", "OMP_")) or name in ("PYTHONPATH", "PYTHONPYCACHEPREFIX")
         }
         words = " ".join(f"{name}={shlex.quote(value)}" for name, value in mine.items())
         path = folder / "segue"
         path.write_text(
             "#!/bin/sh\n"
-            f"exec env -u SEGUE_CONNECTION {words} "
+            f"exec env -u SEGUE_CONNECTION -u PYTHONDONTWRITEBYTECODE {words} "
             f'{shlex.quote(sys.executable)} -P -m bridge_clients.cli.main "$@"\n'
         )
         path.chmod(stat.S_IRWXU)
