@@ -27,6 +27,7 @@ from protocol.replies import JobInfo
 
 Connect = Callable[..., Any]
 LANDS = ("take", "handle", "tail")
+CHANGES = ("text", "negative_text", "strength")
 
 
 def make(mode: str, args: Any, connect: Connect, reporter: Reporter) -> bool:
@@ -42,14 +43,15 @@ def make(mode: str, args: Any, connect: Connect, reporter: Reporter) -> bool:
 
 
 def retake(args: Any, connect: Connect, reporter: Reporter) -> bool:
-    """The same job with another seed, landed at the same place."""
+    """The same job with another seed, perhaps other words, landed at the same place."""
     with connect(reporter=reporter) as client:
         info = _job(client, args.job)
         seam_of(info)
         again = client.retake
+        change = {name: getattr(args, name) for name in CHANGES if getattr(args, name) is not None}
         return _run(
             client,
-            lambda: again(info.job, seed=args.seed, variations=args.variations),
+            lambda: again(info.job, seed=args.seed, variations=args.variations, change=change or None),
             connect,
             reporter,
         )

@@ -51,6 +51,7 @@ class Pipe:
     ) -> None:
         self._answer_s = answer_s
         self._buffer = b""
+        self._over: SegueError | None = None
         self._lock = _Lock() if ends is None else None
         try:
             if self._lock is not None:
@@ -101,12 +102,14 @@ class Pipe:
         return found[1] if found is not None and found[0] else None
 
     def _ask(self, command: str, deadline: float) -> tuple[bool, str] | None:
-        """(done, text), or None for an empty answer. After a timeout the pipe is of no use any more: the
-        answer may still come.
+        """(done, text), or None for an empty answer. After a timeout nothing more is sent: it would be done
+        when the dialog is closed, whatever the musician has selected by then.
         """
         data = command.encode()
         if not command.isprintable() or len(data) > MAX_COMMAND_BYTES:
             raise ValueError(f"no command for the pipe: {command[:80]!r}")
+        if self._over is not None:
+            raise self._over
         try:
             self._ends.write(data + b"\n", deadline)
             while (end := _END.search(self._buffer)) is None:
@@ -120,17 +123,17 @@ class Pipe:
                 if not found and time.monotonic() >= deadline:
                     raise TimeoutError
         except Closed:
-            raise SegueError(
-                "E_UNREACHABLE", "Audacity was closed.", field="audacity", retry="after"
-            ) from None
+            self._over = SegueError("E_UNREACHABLE", "Audacity was closed.", field="audacity", retry="after")
+            raise self._over from None
         except TimeoutError:
-            raise SegueError(
+            self._over = SegueError(
                 "E_TIMEOUT",
                 "Audacity is there but does not answer: is a dialog open in it? Close it and try again.",
                 field="audacity",
                 retry="after",
                 detail=command.split(":")[0],
-            ) from None
+            )
+            raise self._over from None
         text = self._buffer[: end.start()].decode("utf-8", "replace").strip()
         self._buffer = self._buffer[end.end() :]
         return end[1] == b"OK", text

@@ -51,6 +51,9 @@ def add_flags(parser: Any, making: Any, tempo: Callable[[Any], None], output: An
     again = actions.add_parser("retake", help="the last job, or JOB, with another seed", parents=[output])
     again.add_argument("--seed", type=int, metavar="N", help="default: a new one")
     again.add_argument("--variations", type=int, metavar="N", help="takes (default: as before)")
+    again.add_argument("--text", metavar="TEXT", help="other words than before")
+    again.add_argument("--negative-text", metavar="TEXT", help="what it should not sound like")
+    again.add_argument("--strength", type=number(0, 1), metavar="X", help="of a variation")
     place = actions.add_parser("land", help="finished takes, whose Audacity was closed", parents=[output])
     for action in (again, place):
         action.add_argument("job", nargs="?", metavar="JOB", help="default: the newest of Audacity's")

@@ -189,7 +189,9 @@ def test_a_retake_and_a_take_that_lands_again_come_to_the_same_place(
     audacity.load(noise(tmp_path))
     audacity.select(0.5, 1.5)
     first = event(segue("continue", "--seconds", "0.5", "--seed", "5"), "landed")
-    again = event(segue("retake", "--seed", "6"), "landed")
+    again = event(segue("retake", "--seed", "6", "--text", "otherwise"), "landed")
+    with coded_house.client() as wire:
+        assert wire.ask(m.Status(job=again["job"])).info.text == "otherwise"
     assert (again["at_frame"], again["seed"]) == (first["at_frame"], 6) and again["job"] != first["job"]
     segue("land", first["job"])
     names = [name for name in audacity.names() if name.startswith("segue c")]

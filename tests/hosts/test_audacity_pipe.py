@@ -83,12 +83,16 @@ def test_what_audacity_could_not_do_is_said_in_its_own_words(talk: Any) -> None:
 
 
 def test_silence_ends_in_time_and_says_why(talk: Any) -> None:
-    pipe, _ = talk((READY,), (), answer_s=0.3)
+    pipe, other = talk((READY,), (), (READY,), answer_s=0.3)
     begun = time.monotonic()
     with pytest.raises(SegueError) as told:
         pipe.do("Undo:")
     assert told.value.code == "E_TIMEOUT" and "dialog" in told.value.message
     assert 0.25 < time.monotonic() - begun < 2
+    begun = time.monotonic()
+    with pytest.raises(SegueError, match="dialog"):
+        pipe.do("RemoveTracks:")
+    assert time.monotonic() - begun < 0.1 and len(other.heard) == 2  # nothing is sent behind it
 
 
 def test_audacity_closed_in_the_middle_is_known_at_once(talk: Any) -> None:
@@ -191,11 +195,17 @@ def test_the_pipes_of_windows_speak_the_same() -> None:
     pipes = Pipes()
     for answer in (READY, b"5\r\nBatchCommand finished: OK\r\n\r\n\x00"):
         pipes.answers.put(answer)
-    with Pipe(ends=pipe_ends._WindowsEnds(time.monotonic() + 1, pipes.open), answer_s=0.3) as pipe:
+    with Pipe(ends=pipe_ends._WindowsEnds(time.monotonic() + 1, pipes.open), answer_s=2) as pipe:
         assert pipe.do("GetPreference: Name=x") == "5"
         assert pipes.sent[-1] == b"GetPreference: Name=x\r\n\0"
-        with pytest.raises(SegueError, match="does not answer"):
-            pipe.do("Undo:")
         pipes.answers.put(b"")
         with pytest.raises(SegueError, match="closed"):
+            pipe.do("Undo:")
+
+
+def test_the_pipes_of_windows_end_in_time_too() -> None:
+    pipes = Pipes()
+    pipes.answers.put(READY)
+    with Pipe(ends=pipe_ends._WindowsEnds(time.monotonic() + 1, pipes.open), answer_s=0.3) as pipe:
+        with pytest.raises(SegueError, match="does not answer"):
             pipe.do("Undo:")
