@@ -14,6 +14,7 @@ from daemon.workers.interface import ModelFacts, Order, PlayerError, Samples
 from daemon.workers.render import HostShape, model_frames, to_model, trimmed_frames, with_channels
 from daemon.workers.sounds import Sounds, context, from_start
 from protocol.audio import AudioFormat
+from protocol.fields import fraction
 from protocol.submit import Submit
 
 AHEAD_S = (
@@ -37,6 +38,7 @@ class Plan:
     hold_s: float
     loop: bool
     match: bool
+    period: int | None  # model samples of the bar before the seam
 
     def closing(self) -> Closing | None:
         """A fresh end for one variation, where it has to meet something."""
@@ -113,8 +115,18 @@ def plan(submit: Submit, spec: dict[str, Any], sounds: Sounds, facts: ModelFacts
     return Plan(
         order, host, wanted, ignored, lead,
         None if met is None else with_channels(met[:, : round(hold_s * rate)], host.channels),
-        hold_s, submit.loop, submit.level == "match",
+        hold_s, submit.loop, submit.level == "match", _period(submit, facts),
     )  # fmt: skip
+
+
+def _period(submit: Submit, facts: ModelFacts) -> int | None:
+    """How long the bar before the seam is, in the model's samples."""
+    tempo = submit.tempo_map
+    if tempo is None:
+        return None
+    start = fraction(tempo.start)
+    before = tempo.quarters_at_bars(tempo.bars_at(start) - 1)
+    return round((tempo.seconds_at(start) - tempo.seconds_at(before)) * facts.rate) or None
 
 
 def _hold_s(submit: Submit) -> float:

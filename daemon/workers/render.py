@@ -16,6 +16,7 @@ import soxr
 from daemon.workers.closing import Closing
 from daemon.workers.interface import ModelFacts, PlayerError, Samples
 from daemon.workers.levels import Figures, Level, match_level
+from daemon.workers.matching import Matching
 
 _QUALITY = "HQ"
 _MAX_TRIM_FRAMES = 1024
@@ -146,7 +147,11 @@ class VariationRender:
         prompt: Samples | None,
         match: bool,
         closing: Closing | None = None,
+        period: int | None = None,
     ) -> None:
+        """`period`: model samples of the prompt's last bar, None where it is not known."""
+        self._matching: Matching | None = None
+        self._period = period
         self._closing = closing
         self._figures = {name: Figures() for name in wanted}
         self._facts, self._host, self._wanted, self._prompt, self._match = facts, host, wanted, prompt, match
@@ -154,7 +159,6 @@ class VariationRender:
         self._voices: dict[str, Voice] = {}
         self._position = 0
         self._handle = 0
-        self.level = Level(None, 0.0)
         self.finished = False
 
     def push(self, stem: str, position: int, samples: Samples, last: bool) -> list[tuple[str, int, Samples]]:
@@ -194,12 +198,14 @@ class VariationRender:
         last = all(state.last for state in self._stems.values())
         if count <= 0 and not last:
             return []
-        gain = self.level.envelope(self._position, count, self._facts.rate)
-        ready: dict[str, tuple[int, Samples]] = {}
+        due: dict[str, Samples] = {}
         for name, state in self._stems.items():
             joined = np.concatenate(state.pending, axis=1) if len(state.pending) != 1 else state.pending[0]
-            state.pending = [joined[:, count:]]
-            ready[name] = self._voices[name].push(joined[:, :count] * gain, last)
+            state.pending, due[name] = [joined[:, count:]], joined[:, :count]
+        if self._matching is not None:
+            gain = self._matching.factors(self._position, _sum(list(due.values())))
+            due = {name: samples * gain for name, samples in due.items()}
+        ready = {name: self._voices[name].push(samples, last) for name, samples in due.items()}
         self._position += count
         self.finished = last
         if "mix" in self._wanted and "mix" not in self._stems:
@@ -223,11 +229,11 @@ class VariationRender:
         self._voices = {name: Voice(self._facts, self._host, self._handle) for name in names}
         if self._match and self._prompt is not None and self._handle:
             tail = self._prompt[:, -self._handle :]
-            heads = [
-                np.concatenate(state.pending, axis=1)[:, : self._handle] for state in self._stems.values()
-            ]
+            heads = [np.concatenate(state.pending, axis=1) for state in self._stems.values()]
+            begun = _sum([head[:, : min(other.shape[1] for other in heads)] for head in heads])
             if tail.shape[1] == self._handle:
-                self.level = match_level(tail, np.sum(heads, axis=0, dtype=np.float32))
+                self._matching = Matching(self._prompt, self._facts.rate, self._period)
+                self._matching.begin(tail, begun[:, : self._handle], begun[:, self._handle :])
 
     @property
     def handle_frames(self) -> int:
@@ -239,6 +245,20 @@ class VariationRender:
         return {name: self._figures[name].to_map() for name in self._wanted}
 
     @property
+    def level(self) -> dict[str, float | bool | None]:
+        """What was done to the level at the seam."""
+        return Level(None, 0.0).to_map() if self._matching is None else self._matching.to_map()
+
+    @property
     def ending(self) -> dict[str, float | bool | None] | None:
         """What was done to the end's level, where it has to meet something."""
         return None if self._closing is None else self._closing.to_map()
+
+
+def _sum(parts: list[Samples]) -> Samples:
+    return np.asarray(np.stack(parts).sum(axis=0, dtype=np.float32))
+
+
+__all__ = [
+    "HostShape", "VariationRender", "Voice", "match_level", "model_frames", "to_model", "trimmed_frames",
+]  # fmt: skip

@@ -68,7 +68,14 @@ class Rendering:
         host, made = self._plan.host, self.order.stems or facts.stems
         self._variations = [
             VariationRender(
-                facts, host, made, self._wanted, self.order.prompt, self._plan.match, self._plan.closing()
+                facts,
+                host,
+                made,
+                self._wanted,
+                self.order.prompt,
+                self._plan.match,
+                self._plan.closing(),
+                self._plan.period,
             )
             for _ in range(submit.variations)
         ]
@@ -213,7 +220,7 @@ class Rendering:
                 for stem in self._wanted
                 for entry in self._write(variation, stem, render.handle_frames, figures[stem])
             ]
-            report = {"variation": variation, "level": render.level.to_map(), "files": files}
+            report = {"variation": variation, "level": render.level, "files": files}
             if render.ending is not None:
                 report["ending"] = render.ending
             reports.append(report)

@@ -1,4 +1,4 @@
-"""``python -m tests.bench lm|batch|codec|stream|daemon``: how fast, against what, on which machine.
+"""``python -m tests.bench lm|batch|codec|stream|daemon|seam``: how fast, on which machine; how takes join.
 
 Each bench is a file beside this one with ``run(args) -> dict``; with ``--json`` the last line printed is that
 dictionary as one JSON object, else a table is shown.
@@ -12,7 +12,7 @@ import json
 import sys
 from typing import Any
 
-BENCHES = ("batch", "codec", "daemon", "lm", "stream")
+BENCHES = ("batch", "codec", "daemon", "lm", "seam", "stream")
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:

@@ -89,6 +89,12 @@ def slow_twin(
             fed = sequence.clamp_min(0).expand(len(rows), -1, -1)
             logits = lm(fed, None, tensors)[:, :, step - 1]
             mixed = logits[1] + coef * (logits[0] - logits[1])
+            if session.lean is not None:
+                frame = pattern.frame_at[:, step]
+                for k in range(mixed.shape[0]):
+                    near = int(session.lean.tokens[k, int(frame[k]) + window.start]) if frame[k] >= 0 else -1
+                    if 0 <= near < lm.card:
+                        mixed[k, near] += session.lean.bonus
             noise = None
             if not sampling.greedy:
                 at = pattern.frame_at[:, step].clamp_min(0) + window.start
