@@ -362,8 +362,6 @@ def _as_installed(
         yield Finding(
             host, f"its files are those of Segue {memory.version}, or of another place", NOTE, renew
         )
-    elif not missing:
-        yield Finding(host, f"{len(memory.files) or 'no'} files of this Segue are in place")
 
 
 def _more(found: Sequence[str]) -> str:

@@ -66,7 +66,7 @@ def _last_words(args: Any, count: int) -> str:
         return f"{args.host} is as it was; takes, settings and models are untouched."
     from bridge_clients.host_files import last_words
 
-    return f"{last_words(args.host)} segue install {args.host} --uninstall undoes this.".strip()
+    return f"{last_words(args.host)}\nTo undo this: segue install {args.host} --uninstall".strip()
 
 
 def _folder(given: str) -> str:

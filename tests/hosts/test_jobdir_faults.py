@@ -81,6 +81,26 @@ def test_a_daemon_killed_in_the_middle_is_started_again(
     jobs.close()
 
 
+def test_chunks_that_became_void_come_again(own_house: Callable[..., HostHouse]) -> None:
+    """A worker dies and its model cannot take up where it was: a line says which chunks are void."""
+    house = own_house("worker.backoff_s=0.05")
+    jobs = Jobs(house.folder / "jobs", house.write_command(house.folder))
+    job = jobs.lay(text="slow=5 crash=60 crashes=1", chunks=True, chunk_s=0.1, **SLOW).start()
+    done = job.wait()
+    assert_exact(job, done)
+    assert job.lines("discard")
+    chunks: list[dict[str, Any]] = []
+    for line in job.lines():
+        if line["event"] == "discard":
+            chunks = [chunk for chunk in chunks if chunk["position"] < line["position"]]
+        elif line["event"] == "audio":
+            chunks.append(line)
+    assert len({line["file"] for line in job.lines("audio")}) == len(job.lines("audio"))
+    whole = np.concatenate([read_wav(job.folder / chunk["file"])[1] for chunk in chunks])
+    np.testing.assert_array_equal(whole, read_wav(job.folder / "v1.mix.wav")[1])
+    jobs.close()
+
+
 def test_cancel_stops_the_daemons_job_at_once(jobs: Jobs, coded_house: HostHouse) -> None:
     job = jobs.lay(text="slow=20", length={"seconds": 60}, rate=RATE).start()
     number = job.until("accepted")["job"]
