@@ -133,6 +133,7 @@ class Ardour:
         self.environment = dict(environment, HOME=str(self.home), DISPLAY=display)
         self.environment["XDG_CONFIG_HOME"] = str(self.home / ".config")
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.groups: list[int] = []
         self.port = 0
 
     def make_session(self) -> None:
@@ -165,6 +166,7 @@ class Ardour:
                 start_new_session=True, cwd=self.folder,
             )  # fmt: skip
         self.processes.append(self.editor)
+        self.groups.append(self.editor.pid)
         _until(lambda: self._find_port() or self.editor.poll() is not None, wait_s, "Ardour's OSC")
         if self.editor.poll() is not None:
             raise AssertionError((self.folder / "log").read_text()[-4000:])
@@ -228,18 +230,18 @@ class Ardour:
         )
 
     def quit(self) -> None:
-        """End the editor, keep the rest."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.editor.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.editor.wait(4)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.editor.pid, signal.SIGKILL)
-        self.editor.wait(5)
+        """End the editor and nothing that it has started."""
+        self.editor.terminate()
+        try:
+            self.editor.wait(5)
+        except subprocess.TimeoutExpired:
+            self.editor.kill()
+            self.editor.wait(5)
 
     def close(self) -> None:
-        if hasattr(self, "editor"):
-            self.quit()
+        for group in self.groups:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
         for process in self.processes:
             if process.poll() is None:
                 process.terminate()

@@ -300,3 +300,32 @@ def test_what_cannot_be_made_is_said_on_the_timeline(studio: Studio) -> None:
     assert "no such model" in said
     studio.until(lambda: not any((studio.home / "orders").iterdir()), 5, "the end of the job")
     assert studio.regions() == []
+
+
+def test_accompany_hears_every_selected_track_and_brings_what_is_missing(studio: Studio) -> None:
+    studio.drive("Session:route_by_name ('prompt'):set_name ('My drums')")
+    studio.drive("drive.pick ('prompt')")
+    studio.set(model="stems")
+    landed = studio.act("accompany")
+    (heard,) = landed["order"]["audio"]
+    assert (heard["role"], heard["stem"], heard["position"]) == ("context", "drums", 0)
+    takes = studio.regions()
+    assert {t["name"] for t in takes} == {f"segue accompany v1 seed 7 {stem}" for stem in ("bass", "other")}
+    assert {(t["position"], t["length"]) for t in takes} == {(96_000, 192_000)}
+    studio.drive("Editor:undo (1)")
+    assert studio.regions() == []
+
+
+def test_a_session_that_is_opened_again_gets_its_take(studio: Studio) -> None:
+    studio.drive("drive.pick ('prompt')")
+    studio.set(text="slow=15", bars=4)
+    before = len(studio.history())
+    studio.ardour.act("segue_continue.lua")
+    studio.until(lambda: studio.steps() > 5, 20, "the first steps")
+    studio.drive("Session:save_state ('')")
+    studio.ardour.quit()
+    studio.ardour.launch()
+    studio.until(lambda: len(studio.history()) > before, 40, "the take in the session that was opened again")
+    (take,) = studio.regions()
+    assert (take["position"], take["start"]) == (SEAM, 3840)
+    _sounds_as_its_file(studio, take)

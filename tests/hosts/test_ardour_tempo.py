@@ -16,7 +16,7 @@ import pytest
 
 from bridge_clients.ardour import compose
 from protocol.fields import fraction
-from protocol.tempo import TempoMap
+from protocol.tempo import Length, TempoMap
 
 pytestmark = pytest.mark.skipif(shutil.which("ardour7-lua") is None, reason="ardour7-lua is not installed")
 
@@ -91,6 +91,9 @@ def test_the_map_that_is_sent_is_ardours_own(read: Any, ramps: bool) -> None:
                 at = sent.seconds_at(Fraction(i, 2)) * RATE
                 # Ardour's lines are whole samples, a ramp's steps whole quarters between such lines
                 assert abs(at - line) <= (8 if ramps and i % 2 else 1.5), (given, i)
+            if not ramps:
+                bars = Length(bars=given["bars"]).in_frames(RATE, sent)
+                assert abs(bars - answer["bars"]) <= 1, "the daemon counts bars as Ardour does"
             start = sent.seconds_at(fraction(sent.start)) * RATE
             assert abs(start - seam) <= (7 if ramps else 0.01), (given, seam)
             if not ramps:

@@ -154,11 +154,11 @@ function steps.follow (job, until_us)
 		for _, t in ipairs (job.plan.takes) do
 			if t.file:sub (1, 1) ~= "/" then t.file = job.folder .. "/" .. t.file end
 		end
+		mark (job, "landing")
 		if #job.plan.takes == 0 then error ("There is no take in what came back.", 0) end
 	end
 end
 function steps.prepare (job)
-	mark (job, "landing")
 	if land.prepare (job.order, job.plan) then job.step = "finish" end
 end
 function steps.finish (job)

@@ -292,14 +292,14 @@ local function fine_sample (g, ticks)
 end
 
 -- The tempo map up to `last` samples as the wire's tempo_map, with the seam at `seam` samples. A change of tempo
--- inside a bar says bar = false: the bar goes on.
+-- inside a bar says mid_bar: the bar goes on.
 function tempo.read (seam, last)
 	local g = grid (last)
 	local changes = json.array ()
 	local function add (ticks, n, d)
 		local m = holding (g.meters, "ticks", ticks)
 		local c = { at = ratio (ticks, PULSE), bpm = ratio (n, d), beats = m.beats, unit = m.unit }
-		if (ticks - m.ticks) % (m.beats * 4 * PULSE // m.unit) ~= 0 then c.bar = false end
+		if (ticks - m.ticks) % (m.beats * 4 * PULSE // m.unit) ~= 0 then c.mid_bar = true end
 		changes[#changes + 1] = c
 	end
 	local edges, order = {}, {}

@@ -342,13 +342,16 @@ local function extent (order, take)
 end
 -- One thing per call, which `plan.did` names; true when everything is ready for `land.finish`.
 function land.prepare (order, plan)
+	-- all files before any track: to bring one in waits until everything is drawn, and a new track draws much
+	for _, t in ipairs (plan.takes) do
+		if not t.region then
+			plan.did = "file"
+			t.region = id_of (bring_in (t.file))
+			return false
+		end
+	end
 	local take = plan.takes[plan.at]
 	if not take then return true end
-	if not take.region then
-		plan.did = "file"
-		take.region = id_of (bring_in (take.file))
-		return false
-	end
 	plan.did = "place"
 	local at, before, after = extent (order, take)
 	local name = home_of (order, take)
@@ -594,11 +597,11 @@ function steps.follow (job, until_us)
 		for _, t in ipairs (job.plan.takes) do
 			if t.file:sub (1, 1) ~= "/" then t.file = job.folder .. "/" .. t.file end
 		end
+		mark (job, "landing")
 		if #job.plan.takes == 0 then error ("There is no take in what came back.", 0) end
 	end
 end
 function steps.prepare (job)
-	mark (job, "landing")
 	if land.prepare (job.order, job.plan) then job.step = "finish" end
 end
 function steps.finish (job)
