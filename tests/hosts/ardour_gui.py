@@ -136,10 +136,11 @@ class Ardour:
         self.groups: list[int] = []
         self.port = 0
 
-    def make_session(self) -> None:
+    def make_session(self, *more: str) -> None:
         """Without a window; then the file is told to switch OSC on, which a new session has off."""
         done = subprocess.run(
-            ["ardour7-lua", str(HERE / "ardour_session.lua"), str(self.session), "song", str(self.rate)],
+            ["ardour7-lua", str(HERE / "ardour_session.lua"), str(self.session), "song", str(self.rate)]
+            + list(more),
             env=self.environment, capture_output=True, timeout=60, check=False,
         )  # fmt: skip
         path = self.session / "song.ardour"
@@ -225,9 +226,12 @@ class Ardour:
         return float(text[0])
 
     def screenshot(self, path: Path) -> None:
+        """The editor's window, small enough for a page."""
         subprocess.run(
-            ["import", "-display", self.display, "-window", "root", str(path)], check=True, timeout=20
-        )
+            ["import", "-display", self.display, "-window", "root", "-crop", "1350x520+0+0", "+repage",
+             "+dither", "-colors", "64", f"png8:{path}"],
+            check=True, timeout=30,
+        )  # fmt: skip
 
     def quit(self) -> None:
         """End the editor and nothing that it has started."""

@@ -82,8 +82,8 @@ class Studio:
     def steps(self) -> int:
         """The daemon's count of steps made of the newest job."""
         with self.house.client() as wire:
-            info = wire.ask(m.List(limit=1)).jobs[0]
-            tick = wire.ask(m.Status(job=info.job)).info.tick
+            jobs = wire.ask(m.List(limit=1)).jobs
+            tick = wire.ask(m.Status(job=jobs[0].job)).info.tick if jobs else None
         return int(tick.step) if tick is not None else -1
 
     def hook(self) -> dict[str, Any]:
