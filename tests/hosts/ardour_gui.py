@@ -160,6 +160,8 @@ class Ardour:
         self.launch(wait_s)
 
     def launch(self, wait_s: float = 60.0) -> None:
+        for unsaved in self.session.glob("*.pending"):
+            unsaved.unlink()  # nobody is there to say whether it shall be recovered
         with (self.folder / "log").open("ab") as log:
             self.editor = subprocess.Popen(
                 ["ardour", "--no-announcements", "--no-splash", str(self.session / "song.ardour")],
