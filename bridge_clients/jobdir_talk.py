@@ -89,7 +89,7 @@ class Talk:
         self.place.reserve(65_536 + 4 * len(repr(request.settings)))
         self._done = {"key": request.key.hex(), "settings": request.settings}
         for name in request.unknown:
-            self.place.tell("note", message=f"{name} in request.json means nothing to this Segue.")
+            self.place.tell("note", message=f"{name[:64]} in request.json means nothing to this Segue.")
         self._check_room(request)
         with self._until_there(lambda: Client(name=CLIENT_NAME, on_wait=self._note)) as client:
             reply = self._submit(client, request)
