@@ -29,7 +29,7 @@ export type Rational = number | string;
 
 /** Exactly one of the three. */
 export interface Length { frames?: number; seconds?: number; bars?: Rational }
-export interface TempoChange { at: Rational; bpm: Rational; beats?: number; unit?: number }
+export interface TempoChange { at: Rational; bpm: Rational; beats?: number; unit?: number; mid_bar?: boolean }
 export interface TempoMap { changes: TempoChange[]; /** where the seam lies, in quarter notes */ start?: Rational }
 export interface Chord { at: Rational; chord?: string; pitches?: number[] }
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.house import ROOT
+from tests.hosts.conftest import HostHouse
 
 NODE = ROOT / "bridge_clients" / "node"
 OLDEST_NODE = 18
@@ -52,11 +53,19 @@ def count(report: str, what: str) -> int:
     return int(found.group(1))
 
 
-@pytest.mark.parametrize(("name", "least"), [("vectors", 60), ("parts", 8), ("daemon", 18), ("max", 8)])
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("vectors", 60), ("parts", 8), ("daemon", 19), ("network", 4), ("max", 8)],
+)
 def test_the_clients_own_tests_pass(name: str, least: int) -> None:
     report = run_tests(name)
     assert count(report, "fail") == 0 and count(report, "skipped") == 0
     assert count(report, "pass") >= least
+
+
+def test_it_speaks_with_the_real_model(pocket_house: HostHouse) -> None:
+    report = run_tests("pocket", SEGUE_TEST_RUNTIME=str(pocket_house.runtime))
+    assert count(report, "pass") == 1 and count(report, "skipped") == 0
 
 
 def test_the_lock_file_names_versions_and_hashes_and_no_place() -> None:

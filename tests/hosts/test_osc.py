@@ -325,6 +325,53 @@ def test_every_mode_and_a_seed_that_can_be_typed_again(bridge: Callable[..., Bri
     assert frames == [4 * RATE, RATE, RATE // 2, RATE // 2]
 
 
+def test_stems_beside_a_track_and_the_bar_line(bridge: Callable[..., Bridge], prompt: Path) -> None:
+    sender = bridge().sender()
+    sender.send("/segue/accompany", str(prompt), 1, "stem", "drums", "model", "stems", "level", "off")
+    assert sender.until("/segue/done", "/segue/error").values[:3] == (1, "done", 3), sender.seen[-1]
+    assert {take[2] for take in sender.of("/segue/take")} == {"bass", "other", "mix"}
+    sender.send(
+        "/segue/continue",
+        str(prompt),
+        "1bars",
+        "bpm",
+        120,
+        "at",
+        3.5,
+        "start",
+        "bar",
+        "level",
+        "off",
+        "id",
+        "b",
+    )
+    assert sender.until("/segue/done", "/segue/error").values[:2] == ("b", "done"), sender.seen[-1]
+    (accepted,) = [values for values in sender.of("/segue/accepted") if values[0] == "b"]
+    assert accepted[3:6] == (2 * RATE, RATE, RATE // 4)
+    (take,) = [values for values in sender.of("/segue/take") if values[0] == "b"]
+    assert take[6] == RATE // 4 and take[7] >= RATE // 4, (
+        "the handle reaches back over the way to the bar line"
+    )
+
+
+def test_the_real_model_is_heard(
+    bridge: Callable[..., Bridge], pocket_house: HostHouse, tmp_path: Path
+) -> None:
+    beats = np.zeros((88_200, 2), np.float32)
+    beats[::22_050] = 0.8
+    hits = np.apply_along_axis(np.convolve, 0, beats, np.hanning(400))[: len(beats)]
+    soundfile.write(tmp_path / "loop.wav", hits, 44_100, subtype="FLOAT")
+    sender = bridge(house=pocket_house).sender()
+    sender.send("/segue/continue", str(tmp_path / "loop.wav"), 1, "bars", "bpm", 120, "seed", 3)
+    done = sender.until("/segue/done", "/segue/error", wait_s=120)
+    assert done.values == (1, "done", 4, 3), done  # the mix and its three stems
+    (mix,) = [take for take in sender.of("/segue/take") if take[2] == "mix"]
+    _, _, _, path, frames, rate, position, handle, tail, _ = mix
+    found, told = soundfile.read(path, always_2d=True)
+    assert (frames, rate, position, told, len(found)) == (88_200, 44_100, 0, 44_100, handle + 88_200 + tail)
+    assert found.shape[1] == 2 and np.abs(found[handle:]).max() > 0.01
+
+
 def test_the_daemons_refusals_arrive_whole(
     bridge: Callable[..., Bridge], prompt: Path, tmp_path: Path
 ) -> None:

@@ -133,21 +133,35 @@ describe("one daemon for what does not disturb it", () => {
     assert.deepEqual([info.state, info.frames, info.variations], ["done", RATE / 2, 1]);
   });
 
-  test("vary, fill, the bar line: lengths are exact", async () => {
+  test("vary, fill, accompany, the bar line: lengths, handles and tails are exact", async () => {
     const half = tone(0.5);
     const varied = await (await segue.vary({ source: half, strength: 0.3, ...plain })).finished();
     assert.equal(varied.manifest.frames, RATE / 2);
 
     const filling = await segue.fill({ prompt: tone(), following: half, length: { frames: 20_001 }, tail_ms: 100, ...plain });
     const filled = await filling.finished();
-    assert.equal(filled.manifest.frames, 20_001);
+    assert.deepEqual([filled.manifest.frames, filled.manifest.tail_frames], [20_001, RATE / 10]);
+    assert.equal(filled.takes.get().position + filled.takes.get().frames, 20_001 + RATE / 10);
+    assert.equal((await filling.take({ part: "tail" })).frames, RATE / 10);
     assert.equal((await filling.take()).frames, 20_001);
 
     const tempo_map = { changes: [{ at: 0, bpm: 120 }], start: "7/2" }; // half a beat before bar 2
     const onBar = await segue.continue({ prompt: tone(), length: { bars: 1 }, start: "bar", tempo_map, ...plain });
     assert.deepEqual([onBar.reply.lead_frames, onBar.reply.frames], [RATE / 4, 2 * RATE]);
-    await onBar.finished();
+    const { takes } = await onBar.finished();
+    assert.ok(takes.get().position <= -RATE / 4, "what lies before the bar line is in the handle");
+    assert.equal(takes.get().position + takes.get().frames, 2 * RATE);
     assert.equal((await onBar.take()).frames, 2 * RATE);
+
+    const context = [{ ...half, stem: "drums" }];
+    const deaf = await segue.accompany({ context, length: { seconds: 1 }, ...plain }).then((job) => job.finished(), (error) => error).catch((error) => error);
+    assert.equal(deaf.code, "E_MODEL");
+    const others = await segue.accompany({ context, model: "stems", length: { seconds: 1 }, ...plain });
+    const { manifest } = await others.finished();
+    assert.deepEqual([...manifest.stems].sort(), ["bass", "mix", "other"]);
+    const changed = await onBar.retake({ seed: 8, change: { length: { seconds: 0.5 }, start: "edge" } });
+    assert.deepEqual([changed.seed, changed.reply.frames], [8, RATE / 2]);
+    await changed.finished();
   });
 
   test("cancel stops the work within 200 ms: the step counter stands still", async () => {
