@@ -477,3 +477,19 @@ def test_the_real_model_goes_on_in_the_real_audacity(
     np.testing.assert_array_equal(audacity.heard(1, seam, seam + rate), take)
     audacity.do("Undo:")
     assert audacity.names() == ["loop"]
+
+
+def test_a_command_that_is_killed_while_it_talks_leaves_audacity_to_the_next(
+    audacity: Audacity, segue: Segue, segue_command: Path, tmp_path: Path
+) -> None:
+    audacity.load(noise(tmp_path))
+    audacity.select(0.5, 1.5)
+    words = [str(segue_command), "audacity", "continue", "--seconds", "0.5", "--quiet"]
+    for after_s in (0.4, 0.7, 1.0, 1.5):
+        with subprocess.Popen(words, start_new_session=True) as child:
+            time.sleep(after_s)
+            child.kill()
+    audacity.select(0.5, 1.5)
+    landed = event(segue("continue", "--seconds", "0.5", "--seed", "77"), "landed")
+    assert landed["at_frame"] == RATE * 3 // 2
+    assert "segue continue v1 seed 77" in audacity.names()
