@@ -83,7 +83,7 @@ class Run:
                     self._error = _cancelled(None)
                     return gone
                 threading.Thread(target=self._cancel, name="segue-cancel", daemon=True).start()
-            if asked_s and now - asked_s > CANCEL_S:
+            if asked_s and now - asked_s > CANCEL_S and not self._talk.landing:
                 self._error = _cancelled("The daemon has not confirmed that the job has stopped.")
                 return gone
         return self._place.gone()

@@ -143,7 +143,8 @@ class Landing:
         absolute path. Raises E_DISK_FULL, E_DISK, E_TAKE_MISSING, E_TAKE_DAMAGED.
         """
         stem = f"{self._prefix}v{take.variation + 1}.{take.stem}"
-        hidden = self._folder / f".{stem}.part"
+        # two jobs may have been given the same name for their takes
+        hidden = self._folder / f".{stem}.{self._place.path.name}.part"
         try:
             crc = self._write(hidden, take, rate, channels)
             path = self._named(hidden, stem, crc)

@@ -56,6 +56,7 @@ class Talk:
         self.job: str | None = None
         self.manifest: dict[str, Any] | None = None
         self.asked = threading.Event()
+        self.landing = False  # all is made: what is asked now comes too late
         self._gate = threading.Lock()
         self._sent = place.has(KEY)  # by an earlier run, as far as anybody can tell
         self._done: dict[str, Any] = {}
@@ -209,6 +210,7 @@ class Talk:
         rate, channels, frames = int(manifest["rate"]), int(manifest["channels"]), int(manifest["frames"])
         lead = int(manifest.get("lead_frames", lead))
         landing = Landing(client, info.job, self.place, request.takes_folder, request.takes_name)
+        self.landing = True
         self._tell_tick({"state": "landing", "message": _WORDS["landing"]})
         told = []
         for take in takes_of(manifest):

@@ -477,6 +477,20 @@ def test_takes_go_where_they_were_sent_and_replace_nothing(jobs: Jobs, tmp_path:
     assert len(list(media.iterdir())) == 3
 
 
+def test_jobs_with_one_name_do_not_meet(jobs: Jobs, tmp_path: Path) -> None:
+    given = {**SLOW, "takes_folder": str(tmp_path), "takes_name": "same", "variations": 2}
+    laid = [jobs.lay(**{**given, "seed": seed}).start() for seed in (1, 2, 3)]
+    names = []
+    for seed, job in zip((1, 2, 3), laid, strict=True):
+        for take in job.wait()["takes"]:
+            names.append(take["file"])
+            _, samples = read_wav(Path(take["file"]))
+            start, variation = -take["handle_frames"], take["variation"] - 1
+            made = engine.samples(seed, variation, "mix", start, len(samples))
+            np.testing.assert_array_equal(samples.T, made)
+    assert len(set(names)) == 6 and sorted(map(str, tmp_path.iterdir())) == sorted(names)
+
+
 def test_a_retake_needs_no_audio(jobs: Jobs) -> None:
     _, first = jobs.run(rate=RATE, prompt=tone(rate=RATE, channels=1))
     given = {"mode": None, "length": None, "level": None, "retake": first["job"]}
