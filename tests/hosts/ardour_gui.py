@@ -170,6 +170,7 @@ class Ardour:
             )  # fmt: skip
         self.processes.append(self.editor)
         self.groups.append(self.editor.pid)
+        self.port = 0  # another one, if a job that goes on still holds what it inherited
         _until(lambda: self._find_port() or self.editor.poll() is not None, wait_s, "Ardour's OSC")
         if self.editor.poll() is not None:
             raise AssertionError((self.folder / "log").read_text()[-4000:])
