@@ -18,6 +18,7 @@ from daemon.workers.interface import Samples
 from daemon.workers.levels import QUIET_DB, Level, rms_db
 
 HANDLE_GAIN_DB = (-40.0, 20.0)  # heard within the crossfade only
+REST_DB = 45.0  # so far below the prompt there is nothing to be heard
 HELD_GAIN_DB = 9.0
 # From the handle's gain to that of what follows: down before the seam, so that no first beat is too loud; up
 # after it, because a hit that the recording does not have may lie right before it.
@@ -32,11 +33,15 @@ _STEPS = 40
 class Matching:
     """One variation's gain over time. `rate` is the model's; positions count from the seam."""
 
-    def __init__(self, prompt: Samples, rate: int, period: int | None) -> None:
-        """`period`: samples of the prompt's last bar, None where it is not known."""
+    def __init__(self, prompt: Samples, rate: int, period: int | None, recording_db: float) -> None:
+        """`period`: samples of the prompt's last bar, None where it is not known. `recording_db`: level of
+        the host's recording, which may be wider than what a model hears of it, in band and in stereo.
+        """
         self._rate = rate
+        self._recording_db = recording_db
+        narrower = recording_db - rms_db(prompt)
         whole = prompt if not period or period > prompt.shape[1] else prompt[:, -period:]
-        self._reference = _power(whole)
+        self._reference = _power(whole) * 10 ** (min(_PRIOR_DB * 2, max(0.0, narrower)) / 10)
         self._mean = float(self._reference.mean())
         self._beat_for_beat = bool(period) and period == whole.shape[1]
         self._sums = [0.0, 0.0]  # of the reference and of the take
@@ -44,17 +49,22 @@ class Matching:
         self._handle_db = self._held_db = self._prior_db = self._up_db = 0.0
         self.level = Level(None, 0.0)
 
-    def begin(self, tail: Samples, handle: Samples, fresh: Samples) -> None:
-        """`tail`: the prompt's end; `handle`: the take's version of it; `fresh`: what is there of the take
-        after the seam.
+    def begin(self, tail_db: float, handle: Samples, fresh: Samples) -> None:
+        """`tail_db`: level of the recording's end; `handle`: the take's version of it; `fresh`: what is there
+        of the take after the seam.
         """
-        here, there = rms_db(handle), rms_db(tail)
-        if here < QUIET_DB or there < QUIET_DB or self._mean <= 10 ** (QUIET_DB / 10):
-            return
+        quiet = max(QUIET_DB - 20.0, self._recording_db - REST_DB)
+        here, there = rms_db(handle), max(quiet - 20.0, tail_db)
+        if here < quiet or self._recording_db < QUIET_DB:
+            return  # there is nothing that could be louder or softer
         measured = there - here
         self._prior_db = max(-_PRIOR_DB, min(_PRIOR_DB, measured))
         self._held_db = self._wanted(*self._compared(fresh, 0))
         power = _power(handle)
+        if measured > HANDLE_GAIN_DB[1]:  # it rests where the recording sounds: what would be raised is noise
+            self._handle_db = self._held_db
+            self.level = Level(measured, self._held_db)
+            return
         if measured <= self._held_db:
             self._handle_db = max(HANDLE_GAIN_DB[0], measured)
             self._up_db = self._handle_db - self._held_db

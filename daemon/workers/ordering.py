@@ -39,6 +39,7 @@ class Plan:
     loop: bool
     match: bool
     period: int | None  # model samples of the bar before the seam
+    recording: Samples | None  # the prompt as the host has it
 
     def closing(self) -> Closing | None:
         """A fresh end for one variation, where it has to meet something."""
@@ -55,7 +56,7 @@ def plan(submit: Submit, spec: dict[str, Any], sounds: Sounds, facts: ModelFacts
     made, given, wanted = _stems(submit, spec, facts)
     rate, frames = int(spec["rate"]), int(spec["frames"])
     lead, tail = int(spec.get("lead", 0)), int(spec.get("tail", 0))
-    prompt, whole = _prompt(submit, spec, sounds, facts)
+    recording, prompt, whole = _prompt(submit, spec, sounds, facts)
     ahead = round(AHEAD_S * rate) if submit.loop and prompt is None else 0
     host = HostShape(
         rate, int(spec["channels"]), frames, round(submit.handle_ms * rate / 1000),
@@ -115,7 +116,7 @@ def plan(submit: Submit, spec: dict[str, Any], sounds: Sounds, facts: ModelFacts
     return Plan(
         order, host, wanted, ignored, lead,
         None if met is None else with_channels(met[:, : round(hold_s * rate)], host.channels),
-        hold_s, submit.loop, submit.level == "match", _period(submit, facts),
+        hold_s, submit.loop, submit.level == "match", _period(submit, facts), recording,
     )  # fmt: skip
 
 
@@ -181,16 +182,19 @@ def _stems(
 
 def _prompt(
     submit: Submit, spec: dict[str, Any], sounds: Sounds, facts: ModelFacts
-) -> tuple[Samples | None, int]:
-    """What is heard before the seam, and how many model samples of it there were in the request."""
+) -> tuple[Samples | None, Samples | None, int]:
+    """What is heard before the seam, at its own rate and at the model's, and how many model samples of it
+    there were in the request.
+    """
     if submit.mode == "generate":
-        return None, 0
+        return None, None, 0
     for audio, samples in sounds.of("prompt")[:1]:
         keep = round(facts.max_prompt_s * audio.rate)
         samples = samples[:, max(0, samples.shape[1] - keep) :]
         samples = samples[:, trimmed_frames(samples.shape[1], audio.rate, facts) :]
-        return to_model(samples, audio.rate, facts), round(spec["prompt_frames"] * facts.rate / audio.rate)
-    return None, 0
+        heard = to_model(samples, audio.rate, facts)
+        return samples, heard, round(spec["prompt_frames"] * facts.rate / audio.rate)
+    return None, None, 0
 
 
 def _source(sounds: Sounds, facts: ModelFacts, ahead: int) -> Samples | None:

@@ -15,7 +15,7 @@ import soxr
 
 from daemon.workers.closing import Closing
 from daemon.workers.interface import ModelFacts, PlayerError, Samples
-from daemon.workers.levels import Figures, Level, match_level
+from daemon.workers.levels import Figures, Level, match_level, rms_db
 from daemon.workers.matching import Matching
 
 _QUALITY = "HQ"
@@ -148,8 +148,12 @@ class VariationRender:
         match: bool,
         closing: Closing | None = None,
         period: int | None = None,
+        recording: Samples | None = None,
     ) -> None:
-        """`period`: model samples of the prompt's last bar, None where it is not known."""
+        """`period`: model samples of the prompt's last bar, None where it is not known. `recording`: the
+        prompt at the host's rate and channels.
+        """
+        self._recording = prompt if recording is None else recording
         self._matching: Matching | None = None
         self._period = period
         self._closing = closing
@@ -228,12 +232,16 @@ class VariationRender:
         names = set(self._stems) | set(self._wanted)
         self._voices = {name: Voice(self._facts, self._host, self._handle) for name in names}
         if self._match and self._prompt is not None and self._handle:
-            tail = self._prompt[:, -self._handle :]
             heads = [np.concatenate(state.pending, axis=1) for state in self._stems.values()]
             begun = _sum([head[:, : min(other.shape[1] for other in heads)] for head in heads])
-            if tail.shape[1] == self._handle:
-                self._matching = Matching(self._prompt, self._facts.rate, self._period)
-                self._matching.begin(tail, begun[:, : self._handle], begun[:, self._handle :])
+            whole = self._prompt if self._recording is None else self._recording
+            # the recording ends where the prompt does, at whatever rate
+            size = round(whole.shape[1] * self._handle / self._prompt.shape[1])
+            if 0 < size < whole.shape[1]:
+                self._matching = Matching(self._prompt, self._facts.rate, self._period, rms_db(whole))
+                self._matching.begin(
+                    rms_db(whole[:, -size:]), begun[:, : self._handle], begun[:, self._handle :]
+                )
 
     @property
     def handle_frames(self) -> int:

@@ -76,6 +76,7 @@ class Rendering:
                 self._plan.match,
                 self._plan.closing(),
                 self._plan.period,
+                self._plan.recording,
             )
             for _ in range(submit.variations)
         ]
@@ -262,8 +263,10 @@ class Rendering:
         """
         request = self._spec["request"]
         own = {name: value for name, value in request.items() if name not in ("key", "session", "project")}
+        asked = Submit.from_map(request)
+        silent = {field.key: getattr(asked, name) for name, field in Submit.WIRE.items() if field.later}
         names = ("seed", "rate", "channels")
-        return own | {"model": facts.name} | {name: self._spec[name] for name in names}
+        return silent | own | {"model": facts.name} | {name: self._spec[name] for name in names}
 
     def _write(
         self, variation: int, stem: str, handle_frames: int, figures: dict[str, float | None]

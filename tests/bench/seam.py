@@ -6,7 +6,9 @@ Per prompt, measured on the joined audio as a host would keep it:
 * `click_db`: energy above 6 kHz in the loudest 2 ms within 10 ms of either end of the crossfade, against that
   of the loudest 2 ms of the prompt (its loudest onset). 0 dB or less: no click.
 * `level_db`: level of the take's own version of the prompt's last moments (the handle) against the recording
-  of the same moments: the same beats, so what differs is the level and not the music.
+  of the same moments: the same beats, so what differs is the level and not the music. Where the take plays
+  nothing in them (a rest, more than 20 dB below) there is no level to compare: `rests` counts these, and the
+  recording alone is faded out.
 * `across_db`: level of the second after the seam against the second before. Music changes from second to
   second; this one is told, not judged.
 
@@ -26,9 +28,10 @@ from numpy.typing import NDArray
 
 from protocol import messages as m
 from protocol.audio import AudioBlock, AudioFormat
-from tests.daemon.house import House, joined
+from tests.daemon.house import House, Wire, joined
 
 COUNT, NEW_S, PROMPT_S = 50, 1.2, 4.0
+REST_DB, FLOOR_DB = 20.0, 45.0  # below the recording; below the prompt: nothing to be heard
 RATES = (44_100, 48_000, 32_000, 96_000, 22_050)
 LEVELS_DB = (-14.0, -20.0, -26.0, -32.0)
 Audio = NDArray[np.float64]  # [n]
@@ -124,6 +127,12 @@ def crossfaded(out: Audio, into: Audio) -> Audio:
 
 def measured(house: House, number: int) -> dict[str, float]:
     """One prompt, continued and judged."""
+    with house.client() as wire:
+        return heard(wire, number)
+
+
+def heard(wire: Wire, number: int) -> dict[str, float]:
+    """The same over a connection that is there."""
     given = prompt(number)
     form = AudioFormat(rate=given.rate, channels=1, frames=len(given.audio), role="prompt")
     block = AudioBlock(form, given.audio.astype("<f4").tobytes())
@@ -131,8 +140,7 @@ def measured(house: House, number: int) -> dict[str, float]:
         key=secrets.token_bytes(16), mode="continue", length=m.Length(seconds=NEW_S), seed=number,
         tempo_map=given.tempo_map, stems=("mix",),
     ).with_audio([block])  # fmt: skip
-    with house.client() as wire:
-        events = wire.events(wire.ask(request).job, wait_s=300)
+    events = wire.events(wire.ask(request).job, wait_s=300)
     if events[-1].event != "done":
         raise AssertionError(f"prompt {number}: {events[-1]}")
     start, samples = joined(events)
@@ -141,12 +149,18 @@ def measured(house: House, number: int) -> dict[str, float]:
     tail = given.audio[start:]
     whole = np.concatenate([given.audio[:start], crossfaded(tail, handle), take])
     seam, second = len(given.audio), given.rate
+    floor = level_db(given.audio) - FLOOR_DB
+
+    def loud(part: Audio) -> float:
+        return max(floor, level_db(part))
+
     level = events[-1].manifest["takes"][0]["level"]
     return {
         "rate": given.rate,
         "bpm": given.bpm,
         "click_db": click_db(whole, given.rate, [seam + start, seam], given.audio),
-        "level_db": level_db(handle) - level_db(tail),
+        "level_db": loud(handle) - loud(tail),
+        "rest": loud(tail) - loud(handle) > REST_DB,
         "across_db": level_db(take[:second]) - level_db(given.audio[-second:]),
         "gain_db": float(level["applied_db"]),
     }
@@ -162,13 +176,15 @@ def run(args: Any) -> dict[str, Any]:
         house.close()
     names = ("click_db", "level_db", "across_db")
     worst = {name: max(found[name] for found in prompts.values()) for name in names}
-    worst["level_db"] = max(abs(found["level_db"]) for found in prompts.values())
+    playing = [found for found in prompts.values() if not found["rest"]]
+    worst["level_db"] = max(abs(found["level_db"]) for found in playing)
     across = [found["across_db"] for found in prompts.values()]
     return {
         "prompts": prompts,
         "worst": worst | {"across_db_median": float(np.median(across))},
         "clicks": sum(found["click_db"] > 0 for found in prompts.values()),
-        "jumps": sum(abs(found["level_db"]) > 1 for found in prompts.values()),
+        "jumps": sum(abs(found["level_db"]) > 1 for found in playing),
+        "rests": len(prompts) - len(playing),
     }
 
 
@@ -179,5 +195,6 @@ def table(result: dict[str, Any]) -> str:
     for number, found in result["prompts"].items():
         lines.append(f"{number:>6} " + "".join(f"{found[name]:11.2f}" for name in names))
     lines.append(f"worst: {', '.join(f'{name} {value:.2f}' for name, value in result['worst'].items())}")
-    lines.append(f"clicks {result['clicks']}, jumps of level above 1 dB {result['jumps']}")
+    counts = f"clicks {result['clicks']}, jumps of level above 1 dB {result['jumps']}"
+    lines.append(f"{counts}, rests {result['rests']}")
     return "\n".join(lines)
