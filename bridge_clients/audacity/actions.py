@@ -18,6 +18,7 @@ from bridge_clients.audacity.host import restore, where
 from bridge_clients.audacity.pipe import Pipe
 from bridge_clients.audacity.project import Piece, Strip
 from bridge_clients.audacity.stopping import SESSION
+from bridge_clients.cli.making import CONDITIONS
 from bridge_clients.cli.progress import Reporter
 from bridge_clients.cli.running import CancelOnInterrupt
 from bridge_clients.core import Fetched
@@ -154,8 +155,8 @@ def _land(client: Any, job: str, reporter: Reporter, asked: dict[str, Any] | Non
 
         with Pipe() as pipe:
             put_in_place(pipe, seam.rate_hz, strips, label)
-    for words in manifest.get("ignored") or ():
-        reporter.note(f"Left aside: {words}.")
+    for name in manifest.get("ignored") or ():
+        reporter.note(f"{model} does not listen to {CONDITIONS.get(name, name)}: that was left aside.")
     reporter.event(
         "landed", job=job, seed=info.seed, at_frame=at, frames=info.frames, rate=seam.rate_hz,
         takes=info.variations, tracks=len(takes), undo_steps=1,

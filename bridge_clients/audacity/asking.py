@@ -163,14 +163,15 @@ def described(settings: dict[str, Any], job: str, model: str) -> str:
         if settings.get(name):
             words.append(f"{'not ' if name == 'negative_text' else ''}“{_short(str(settings[name]))}”")
     length = settings.get("length") or {}
-    words += [f"{value} {name}" for name, value in length.items()]
+    words += [f"{value} {name[:-1] if value == 1 else name}" for name, value in length.items()]
     for change in (settings.get("tempo_map") or {}).get("changes", ())[:1]:
         words.append(f"{change.get('bpm')} BPM {change.get('beats', 4)}/{change.get('unit', 4)}")
     for group in ("sampling", "guidance"):
         words += [f"{name} {value}" for name, value in (settings.get(group) or {}).items()]
     for name in ("variations", "loop", "start", "strength", "level", "handle_ms", "tail_ms", "stems"):
         value = settings.get(name)
-        if value not in (None, False):
+        idle = name == "strength" and settings.get("mode") != "vary"  # nothing else listens to it
+        if not idle and value not in (None, False, "edge", ["mix"], ("mix",)):
             words.append(f"{name} {'+'.join(value) if isinstance(value, (list, tuple)) else value}")
     return " · ".join(word for word in words if word)
 

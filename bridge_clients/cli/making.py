@@ -21,7 +21,7 @@ from protocol.submit import Retake, Submit
 if TYPE_CHECKING:
     from bridge_clients.audio_files import Excerpt, Subtype, WrittenFile
 
-_CONDITIONS = {
+CONDITIONS = {
     "description": "words (--text)",
     "transport": "the tempo (the length is exact all the same)",
     "harmony": "harmony",
@@ -147,7 +147,7 @@ def _tell(making: Making, folder: Folder, written: _Written, outcome: Outcome, r
     reporter.event("file", path=str(folder.path / "manifest.json"), kind="manifest")
     model = model_name(making.submit, outcome)
     for name in outcome.manifest.get("ignored") or ():
-        reporter.note(f"{model} does not listen to {_CONDITIONS.get(name, name)}: that was left aside.")
+        reporter.note(f"{model} does not listen to {CONDITIONS.get(name, name)}: that was left aside.")
     for item in written.stems:
         if item.take.clipped_samples:
             reporter.note(
