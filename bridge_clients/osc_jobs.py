@@ -24,7 +24,7 @@ from protocol.errors import SegueError
 Answer = tuple[str, tuple[Value, ...]]  # address and values
 
 PROMPT_S = 60.0  # of a prompt no more is sent; the daemon may hear less
-_SEED_BITS = 24  # what a float of Pure Data holds exactly, so that a drawn seed can be asked for again
+_SEEDS = 1_000_000  # Pure Data shows six digits: a drawn seed can be read there and asked for again
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 
 
@@ -102,7 +102,7 @@ class OscJob:
             "host": "OSC",
             "takes_folder": str(self._takes.resolve()),
             "takes_name": f"segue-{wanted.mode}-{name}",  # no space: Pure Data splits there
-            "seed": secrets.randbits(_SEED_BITS),
+            "seed": secrets.randbelow(_SEEDS),
             **wanted.request,
             "audio": listed,
         }
