@@ -93,7 +93,10 @@ class ReaperHost:
 
 
 Make = Callable[[Path | None], ReaperHost]
-TURN_LIMIT_S = 0.015  # the bar that hosts are held to is 50 ms
+# No turn may take 50 ms, and none should take 15. Ten busy processes on two cores stretch single ones by some
+# milliseconds of processor time, so one in a hundred may be later than that.
+TURN_LIMIT_S = 0.050
+LATE = 0.01
 
 
 @pytest.fixture
@@ -114,6 +117,7 @@ def reaper(tmp_path: Path) -> Iterator[Make]:
             assert found["left"] == [], found["left"]
             assert found["console"] == [], found["console"]
             assert found["longest_s"] <= TURN_LIMIT_S, f"a turn took {1000 * found['longest_s']:.1f} ms"
+            assert found["late"] <= max(1, LATE * found["turns"]), f"{found['late']} turns took over 15 ms"
         finally:
             host.close()
 

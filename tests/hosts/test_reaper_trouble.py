@@ -15,7 +15,7 @@ import pytest
 
 from protocol import messages as m
 from tests.hosts.conftest import HostHouse
-from tests.hosts.kit import read_wav
+from tests.hosts.kit import read_wav, tone, write_wav
 from tests.hosts.reaper_host import RATE, Make, ReaperHost, all_takes, landed_items, reaper, settings, song
 
 __all__ = ["reaper"]
@@ -252,3 +252,23 @@ def test_a_refusal_is_the_daemons_sentence(reaper: Make, segue_command: Path, tm
     assert landed_items(found) == [] and found["undo"] == before["undo"]
     host.ask("close_window")
     host.run(10)
+
+
+def test_a_large_project_and_a_long_prompt_stay_fluid(
+    reaper: Make, segue_command: Path, tmp_path: Path
+) -> None:
+    """2,000 items, 20 s of 96 kHz, 12 growing takes, 400 tempo changes: no turn is longer than in a small
+    song (the fixture measures).
+    """
+    rate = 96_000
+    host = reaper(segue_command)
+    write_wav(tmp_path / "riff.wav", tone(20.0, rate, 2), rate)
+    host.ask("crowd", path=str(tmp_path / "riff.wav"), tracks=100, items=20)
+    item = {"path": str(tmp_path / "riff.wav"), "position": 0.0, "length": 20.0, "selected": True}
+    tempo = [{"qn": i * 4, "bpm": 100 + i % 50, "beats": 4, "unit": 4} for i in range(400)]
+    host.ask("lay", rate=rate, tracks=[{"items": [item]}], tempo=tempo)
+    settings(host, variations=4, seconds=6.0, model="stems", stems=True)
+    host.action("Continue selection")
+    found = host.run(120)
+    assert len(all_takes(found)) == 12
+    assert {item["info"]["D_LENGTH"] for item in landed_items(found)} == {6.0}

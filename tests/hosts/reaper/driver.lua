@@ -25,6 +25,7 @@ function commands.lay(given)
   local project = reaper_stub.front
   project.info.PROJECT_SRATE = given.rate or 48000
   if given.tempo then project.tempo = tempo.new(given.tempo) end
+  model.forget(project)
   for _, wanted in ipairs(given.tracks or {}) do
     local track = model.track(project, #project.tracks)
     track.name, track.selected, track.gain = wanted.name or "", wanted.selected == true, wanted.gain or 1.0
@@ -39,6 +40,23 @@ function commands.lay(given)
   end
   if given.selection then project.selection = { given.selection[1], given.selection[2] } end
   project.cursor = given.cursor or 0.0
+  model.keep(project, "laid out")
+  return { ok = true }
+end
+
+--- A project of somebody who has worked for long: many tracks with many items of the same sound.
+function commands.crowd(given)
+  local project = reaper_stub.front
+  local source = assert(model.source(given.path))
+  model.forget(project)
+  for _ = 1, given.tracks do
+    local track = model.track(project, #project.tracks)
+    for i = 1, given.items do
+      local item = model.item(track)
+      item.info.D_POSITION, item.info.D_LENGTH = i * 2.0, 1.0
+      model.take(item).source = source
+    end
+  end
   model.keep(project, "laid out")
   return { ok = true }
 end
@@ -71,6 +89,7 @@ function commands.redo() return { ok = reaper_stub.api.Undo_DoRedo2(reaper_stub.
 --- The user does something of his own, with an undo point.
 function commands.touch(given)
   local project = reaper_stub.front
+  model.forget(project)
   if given.what == "delete_item" then
     local items = project.tracks[given.track + 1].items
     table.remove(items, given.item + 1)
@@ -142,6 +161,7 @@ function commands.state()
   return { tracks = plain(project), undo = labels, at = project.at, ext = project.ext, info = project.info,
     texts = project.texts, messages = json.array(reaper_stub.messages), console = json.array(reaper_stub.console),
     window = { open = reaper_stub.window.open, texts = texts }, longest_s = reaper_stub.longest_s,
+    late = reaper_stub.late,
     turns = reaper_stub.turns, started = json.array(reaper_stub.started), left = reaper_stub:left_behind(),
     registered = json.array(reaper_stub.registered) }
 end

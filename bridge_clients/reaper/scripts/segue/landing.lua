@@ -131,8 +131,8 @@ end
 
 --- The item on the same track that ends (or begins) at a sample, if it is long enough to be faded over.
 local function neighbour(job, track, guid, edge, frame, least)
-  local item = guid and project.item(job.proj, guid, track)
-  if not item or reaper.GetMediaItem_Track(item) ~= track then return nil end
+  local item = guid and project.item_on(track, guid)
+  if not item then return nil end
   local first, last = project.span(item, job.plan.rate)
   local at = edge == "end" and last or first
   return at == frame and last - first >= least and item or nil

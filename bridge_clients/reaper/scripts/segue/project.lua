@@ -43,27 +43,52 @@ end
 function project.track_guid(track) return string_of(reaper.GetSetMediaTrackInfo_String, track, "GUID") end
 function project.item_guid(item) return string_of(reaper.GetSetMediaItemInfo_String, item, "GUID") end
 
+local known = {} -- GUID -> pointer that it led to last; only ever a guess
+
+-- A project may have thousands of items: asking each for its GUID at every look would take longer than a turn may.
+local function guessed(proj, guid, kind, guid_of)
+  local pointer = known[guid]
+  if pointer and reaper.ValidatePtr2(proj, pointer, kind) and guid_of(pointer) == guid then return pointer end
+  known[guid] = nil
+end
+
 --- The track with a GUID, or nil.
 function project.track(proj, guid)
   if not guid then return nil end
+  local guess = guessed(proj, guid, "MediaTrack*", project.track_guid)
+  if guess then return guess end
   for i = 0, reaper.CountTracks(proj) - 1 do
     local track = reaper.GetTrack(proj, i)
-    if project.track_guid(track) == guid then return track end
+    if project.track_guid(track) == guid then
+      known[guid] = track
+      return track
+    end
+  end
+end
+
+--- The item with a GUID on one track, or nil.
+function project.item_on(track, guid)
+  -- from the end: what was made last is looked for most
+  for i = reaper.CountTrackMediaItems(track) - 1, 0, -1 do
+    local item = reaper.GetTrackMediaItem(track, i)
+    if project.item_guid(item) == guid then
+      known[guid] = item
+      return item
+    end
   end
 end
 
 --- The item with a GUID, or nil. Looks on the track it was on first.
 function project.item(proj, guid, near)
   if not guid then return nil end
-  if near then
-    for i = 0, reaper.CountTrackMediaItems(near) - 1 do
-      local item = reaper.GetTrackMediaItem(near, i)
-      if project.item_guid(item) == guid then return item end
-    end
-  end
-  for i = 0, reaper.CountMediaItems(proj) - 1 do
-    local item = reaper.GetMediaItem(proj, i)
-    if project.item_guid(item) == guid then return item end
+  local guess = guessed(proj, guid, "MediaItem*", project.item_guid)
+  if guess then return guess end
+  local found = near and project.item_on(near, guid)
+  if found then return found end
+  for i = 0, reaper.CountTracks(proj) - 1 do
+    local track = reaper.GetTrack(proj, i)
+    found = track ~= near and project.item_on(track, guid)
+    if found then return found end
   end
 end
 

@@ -11,7 +11,7 @@ local progress = require "segue.progress"
 
 local runner = {}
 
-local BUDGET_S = 0.008 -- of a turn, for work; drawing comes on top, and 15 ms is what a turn may take
+local BUDGET_S = 0.006 -- of a turn, for work; drawing comes on top, and 15 ms is what a turn may take
 local LEASE_S = 3
 local STALE_S = 7 * 86400 -- a job directory that nobody came back for
 local SECTION = "segue"
@@ -131,7 +131,7 @@ function runner.run(proj, here, jobs)
       if reaper.time_precise() >= until_s then until_s = coroutine.yield() end
     end)
   end)
-  turn()
+  reaper.defer(turn) -- the action itself has taken its time: loading these files, looking at the selection
 end
 
 --- Run an action: everything in it is inside pcall, so that nothing of ours reaches REAPER as an error.

@@ -35,7 +35,7 @@ end
 function host.new(options)
   local self = setmetatable({ options = options, projects = {}, ext = {}, queue = {}, refresh = 0, accessors = 0,
     sources = {}, messages = {}, console = {}, answers = {}, registered = {}, started = {}, instances = {},
-    longest_s = 0, turns = 0, blocked_s = 0, wall = 0, wall_clock = os.clock(), commands = {} }, host)
+    longest_s = 0, late = 0, turns = 0, blocked_s = 0, wall = 0, wall_clock = os.clock(), commands = {} }, host)
   self:add_project()
   self.gfx, self.window = window.new()
   self.api = strict.wrap(options.api, self:functions(), options.extension)
@@ -176,6 +176,7 @@ function host:functions()
   function f.DeleteTrack(track)
     local project = live(self, track, "track")
     for i, entry in ipairs(project.tracks) do if entry == track then table.remove(project.tracks, i) end end
+    model.forget(project)
   end
   function f.GetMediaTrackInfo_Value(track, name)
     local project = live(self, track, "track")
@@ -210,11 +211,15 @@ function host:functions()
   function f.GetSelectedMediaItem(proj, index) return selected(all_items(self:project(proj)))[index + 1] end
   function f.GetMediaItem_Track(item) return (live(self, item, "item")) end
   function f.AddMediaItemToTrack(track)
-    live(self, track, "track")
-    return model.item(track)
+    local project = live(self, track, "track")
+    local item = model.item(track)
+    model.note(project, item, track)
+    return item
   end
   function f.DeleteTrackMediaItem(track, item)
-    if live(self, item, "item") ~= track then return false end
+    local on, project = live(self, item, "item")
+    if on ~= track then return false end
+    model.forget(project)
     for i, entry in ipairs(track.items) do if entry == item then table.remove(track.items, i) end end
     return true
   end
@@ -239,8 +244,10 @@ function host:functions()
     for i, entry in ipairs(item.takes) do if entry == take then item.active = i end end
   end
   function f.AddTakeToMediaItem(item)
-    live(self, item, "item")
-    return model.take(item)
+    local track, project = live(self, item, "item")
+    local take = model.take(item)
+    model.note(project, take, item, track)
+    return take
   end
   f.GetMediaItemTakeInfo_Value = number_property(self, "take")
   f.SetMediaItemTakeInfo_Value = number_property(self, "take", true)
@@ -263,9 +270,13 @@ function host:functions()
     self.sources[source] = nil
   end
   function f.SetMediaItemTake_Source(take, source)
-    live(self, take, "take")
+    local item, project, track = live(self, take, "take")
     -- the take owns its new source; the old one is the caller's to destroy
-    if take.source then self.sources[take.source] = true end
+    if take.source then
+      self.sources[take.source] = true
+      model.note(project, take.source)
+    end
+    model.note(project, source, item, track)
     take.source = source
     self.sources[source] = nil
     return true
@@ -361,7 +372,9 @@ function host:functions()
     local project = self:project(proj)
     if project.block < 1 then error("Undo_EndBlock2 without a begin") end
     project.block = project.block - 1
+    local at = os.clock() -- how REAPER keeps its state is not the script's time
     model.keep(project, label)
+    self.blocked_s = self.blocked_s + os.clock() - at
   end
   function f.Undo_CanUndo2(proj)
     local project = self:project(proj)
@@ -488,6 +501,7 @@ function host:timed(run)
   local spent = os.clock() - at - (self.blocked_s - blocked)
   self.turns = self.turns + 1
   if spent > self.longest_s then self.longest_s = spent end
+  if spent > 0.015 then self.late = self.late + 1 end
   return spent
 end
 

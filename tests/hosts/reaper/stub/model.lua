@@ -11,7 +11,7 @@ local function guid()
   return string.format("{%08X-0000-4000-8000-%012X}", next_guid, next_guid * 7919)
 end
 
-local cache = {} -- path -> samples; files of the tests do not change once they have their name
+local opened = {} -- path -> file; files of the tests do not change once they have their name
 
 model.peaks = {} -- path -> "built", or what is left to do: peaks belong to files, not to projects
 
@@ -25,20 +25,15 @@ end
 
 --- Interleaved samples of a source, as a table; zeros beyond its ends.
 function model.samples(source, first, count)
-  local data = cache[source.path]
-  if not data then
-    local file = assert(io.open(source.path, "rb"))
-    file:seek("set", source.data_at)
-    data = file:read(source.frames * source.channels * 4) or ""
-    file:close()
-    cache[source.path] = data
-  end
+  local file = opened[source.path] or assert(io.open(source.path, "rb"))
+  opened[source.path] = file
   local made, width = {}, source.channels
   local from, to = math.max(0, first), math.min(source.frames, first + count)
   for i = 1, count * width do made[i] = 0.0 end
   if to > from then
     local format = "<" .. ("f"):rep((to - from) * width)
-    local values = { string.unpack(format, data, from * width * 4 + 1) }
+    file:seek("set", source.data_at + from * width * 4)
+    local values = { string.unpack(format, file:read((to - from) * width * 4)) }
     for i = 1, #values - 1 do made[(from - first) * width + i] = values[i] end
   end
   return made
@@ -53,6 +48,7 @@ function model.track(project, index)
   local made = { kind = "MediaTrack", guid = guid(), name = "", info = { I_FREEMODE = 0 }, items = {}, gain = 1.0,
     selected = false }
   table.insert(project.tracks, index + 1, made)
+  model.note(project, made, project)
   return made
 end
 
@@ -95,20 +91,38 @@ function model.go(project, by)
   if not project.history[to] then return false end
   project.at = to
   project.tracks = copied(project.history[to].tracks, {})
+  project.index = nil
   return true
 end
 
---- Whether a pointer still leads to something of the project; `owner` is what it lies in.
-function model.find(project, pointer)
+-- pointer -> {what it lies in, what that lies in}, so that a look at a pointer costs what it costs in REAPER
+local function build(project)
+  project.index = {}
   for _, track in ipairs(project.tracks) do
-    if track == pointer then return project end
+    project.index[track] = { project }
     for _, item in ipairs(track.items) do
-      if item == pointer then return track end
+      project.index[item] = { track }
       for _, take in ipairs(item.takes) do
-        if take == pointer or take.source == pointer then return item, track end
+        project.index[take] = { item, track }
+        if take.source then project.index[take.source] = { item, track } end
       end
     end
   end
+end
+
+--- Note that something was put into the project, or (without an owner) taken out.
+function model.note(project, pointer, owner, above)
+  if project.index then project.index[pointer] = owner and { owner, above } or nil end
+end
+
+--- Note that anything may have changed.
+function model.forget(project) project.index = nil end
+
+--- Whether a pointer still leads to something of the project; `owner` is what it lies in.
+function model.find(project, pointer)
+  if not project.index then build(project) end
+  local entry = project.index[pointer]
+  if entry then return entry[1], entry[2] end
 end
 
 --- What a track plays, before its effects: interleaved samples, or nil where there is nothing.
