@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from daemon.workers.interface import Samples
 from daemon.workers.levels import QUIET_DB, Level, rms_db
 
-HANDLE_GAIN_DB = (-40.0, 20.0)  # heard within the crossfade only
+HANDLE_GAIN_DB = (-60.0, 20.0)  # heard within the crossfade only
 REST_DB = 45.0  # so far below the prompt there is nothing to be heard
 HELD_GAIN_DB = 9.0
 # From the handle's gain to that of what follows: down before the seam, so that no first beat is too loud; up

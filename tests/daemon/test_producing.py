@@ -233,3 +233,18 @@ def test_a_job_resumed_in_the_middle_is_the_same_take(
         calm = dataclasses.replace(request, key=secrets.token_bytes(16), text="resumable")
         _, undisturbed, _ = made(wire, calm)
         assert np.array_equal(joined(events)[1], joined(undisturbed)[1])
+
+
+@pytest.mark.parametrize("frames", [1, 2, 700, 2561])
+@pytest.mark.parametrize("mode", ["continue", "generate", "fill"])
+def test_the_shortest_takes_have_their_length(wire: Wire, mode: str, frames: int) -> None:
+    audio = () if mode == "generate" else (tone(), *((block("following", 0.1),) if mode == "fill" else ()))
+    request = submit(
+        None, mode=mode, audio=audio, length=m.Length(frames=frames), loop=mode != "fill", tail_ms=30,
+        level="match", rate=44_100, channels=2,
+    )  # fmt: skip
+    _, events, manifest = made(wire, request)
+    start, heard = joined(events)
+    handle = 0 if mode == "generate" else 3528
+    assert (start, heard.shape) == (-handle, (2, handle + frames + 1323))
+    assert np.isfinite(heard).all() and manifest["tail_frames"] == 1323
