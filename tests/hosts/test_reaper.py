@@ -239,6 +239,16 @@ def test_generated_filled_and_with_effects(
     assert [t["selected"] for t in found["tracks"]] == [t["selected"] for t in before["tracks"]]
 
 
+def test_a_project_that_was_never_recorded_into(reaper: Make, segue_command: Path, tmp_path: Path) -> None:
+    """REAPER makes the media folder when it is needed first, and so does Segue."""
+    host = reaper(segue_command)
+    song(host, tmp_path)
+    host.media.rmdir()
+    settings(host, variations=1, seconds=0.25)
+    host.action("Continue selection")
+    assert len(all_takes(host.run())) == 1 and len(list(host.media.iterdir())) == 1
+
+
 def test_at_the_cursor_from_a_text(reaper: Make, segue_command: Path, tmp_path: Path) -> None:
     host = reaper(segue_command)
     host.ask("lay", rate=RATE, tracks=[], cursor=3.25)

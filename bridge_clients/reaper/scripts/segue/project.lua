@@ -125,7 +125,11 @@ function project.add_track(proj, after, name)
   return track
 end
 
---- Where the project keeps its recordings: takes belong there.
-function project.media_folder(proj) return reaper.GetProjectPathEx(proj) end
+--- Where the project keeps its recordings: takes belong there. REAPER makes that folder with the first recording.
+function project.media_folder(proj)
+  local folder = reaper.GetProjectPathEx(proj)
+  reaper.RecursiveCreateDirectory(folder, 0)
+  return folder
+end
 
 return project
