@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -163,15 +164,36 @@ def _two_bars() -> int:
 
 
 def test_the_seam_is_crossfaded_at_equal_power(studio: Studio) -> None:
+    def fade_out() -> str:
+        """How the source fades out, as the session's file has it: Ardour 7's Lua cannot tell."""
+        studio.drive("Session:save_state ('')")
+        text = (studio.ardour.session / "song.ardour").read_text()
+        region = re.search(r'<Playlist [^>]*name="prompt".*?</Playlist>', text, re.S)
+        assert region is not None
+        found = re.search(r"<FadeOut.*?</FadeOut>|<FadeOut[^>]*/>", region[0], re.S)
+        assert found is not None
+        return re.sub(r'id="[0-9]+"', "", found[0])
+
     studio.drive("drive.pick ('prompt')")
     studio.set(crossfade=True, seed="8")
+    before = fade_out()
     studio.act("continue")
+    assert fade_out() != before, "the source fades out while the take fades in"
     (take,) = studio.regions()
     assert (take["position"], take["start"], take["sync"]) == (SEAM - 3840, 0, SEAM)
     assert take["position"] + take["length"] == SEAM + _two_bars()
     assert take["fade_in"]
+    studio.drive("drive.pick ('segue continue v1 seed 8')")
+    studio.set(crossfade=True, seed="9")
+    studio.act("continue")  # and on from the take, on the same playlist
+    one, two = studio.regions()
+    assert (one["playlist"], one["track"]) == (two["playlist"], two["track"])
+    assert two["sync"] == one["position"] + one["length"] == two["position"] + 3840
+    studio.drive("Editor:undo (1)")
+    assert studio.regions() == [take]
     studio.drive("Editor:undo (1)")
     assert studio.regions() == []
+    assert fade_out() == before, "the one step takes that back too"
 
 
 def test_hostile_texts_pass_unharmed_and_execute_nothing(studio: Studio) -> None:
@@ -236,13 +258,6 @@ def test_a_killed_daemon_leaves_the_editor_fluid_and_the_take_complete(studio: S
     studio.house.reconnect()
 
 
-def test_no_turn_keeps_the_editor_longer_than_50_ms(studio: Studio) -> None:
-    figures = studio.hook()
-    print("\nhook:", figures)
-    assert figures["turns"] > 50
-    assert figures["longest_ms"] <= 1000 * BLOCKED_S
-
-
 def test_a_gap_is_filled_to_the_sample(studio: Studio) -> None:
     studio.drive(f"drive.import ([[{studio.ardour.folder}/prompt.wav]], 400000)")
     studio.drive("drive.range (288000, 333333)")
@@ -284,7 +299,7 @@ def test_stems_have_tracks_of_their_own_and_a_retake_another_seed(studio: Studio
     assert len({t["name"].split()[4] for t in studio.regions()}) == 2
     studio.drive("Editor:undo (1)")
     assert [t["name"] for t in studio.regions()] == [t["name"] for t in takes]
-    studio.drive("Editor:undo (7)")  # that a playlist was made is a step of Ardour's own, one for each track
+    studio.drive("Editor:undo (1)")
     assert studio.regions() == []
 
 
@@ -314,6 +329,13 @@ def test_accompany_hears_every_selected_track_and_brings_what_is_missing(studio:
     assert {(t["position"], t["length"]) for t in takes} == {(96_000, 192_000)}
     studio.drive("Editor:undo (1)")
     assert studio.regions() == []
+
+
+def test_no_turn_keeps_the_editor_longer_than_50_ms(studio: Studio) -> None:
+    figures = studio.hook()
+    print("\nhook:", figures)
+    assert figures["turns"] > 50
+    assert figures["longest_ms"] <= 1000 * BLOCKED_S
 
 
 def test_a_session_that_is_opened_again_gets_its_take(studio: Studio) -> None:

@@ -162,8 +162,14 @@ function steps.prepare (job)
 	if land.prepare (job.order, job.plan) then job.step = "finish" end
 end
 function steps.finish (job)
-	local ids = land.finish (job.order, job.plan)
-	job.order.audio_files = nil
+	local ids, replaced = land.finish (job.order, job.plan)
+	for _, sound in ipairs (job.order.audio) do
+		for _, piece in ipairs (sound.pieces) do piece.region = piece.region and (replaced[piece.region] or piece.region) end
+	end
+	for _, key in ipairs { "fade_out", "fade_in" } do
+		local old = job.order[key]
+		job.order[key] = old and (replaced[old] or old)
+	end
 	files.append (path ("history"), json.write ({ time = os.time (), name = job.name, regions = ids,
 		seed = job.done.seed, job = job.done.job, settings = job.done.settings, order = job.order }))
 	close (job)

@@ -20,10 +20,13 @@ local function bring_in (path)
 	local list = C.StringVector ()
 	list:push_back (path)
 	local args = { list, Editing.ImportDistinctFiles, Editing.ImportAsRegion, Temporal.timepos_t (0), ARDOUR.PluginInfo () }
+	-- Ardour makes an undo step of it in which nothing is done: inside one of ours, which is dropped, it makes none
+	Session:begin_reversible_command ("Segue: file")
 	-- Ardour 7 wants a track as well; later versions may not (not tried there)
-	if not pcall (function () Editor:do_embed (args[1], args[2], args[3], args[4], args[5], ARDOUR.Track ()) end) then
-		Editor:do_embed (table.unpack (args))
-	end
+	local ok = pcall (function () Editor:do_embed (args[1], args[2], args[3], args[4], args[5], ARDOUR.Track ()) end)
+		or pcall (function () Editor:do_embed (table.unpack (args)) end)
+	if not Session:abort_empty_reversible_command () then Session:commit_reversible_command (nil) end
+	if not ok then error ("Ardour cannot bring in a file from Lua here.", 0) end
 	return whole_file_region (path) or error ("Ardour did not take the file " .. path, 0)
 end
 local function track_named (name)
@@ -80,7 +83,7 @@ function land.prepare (order, plan)
 	local take = plan.takes[plan.at]
 	if not take then return true end
 	plan.did = "place"
-	local at, before, after = extent (order, take)
+	local at = extent (order, take)
 	local name = home_of (order, take)
 	local track = track_named (name)
 	if not track then
@@ -93,7 +96,7 @@ function land.prepare (order, plan)
 	end
 	plan.used = plan.used or {}
 	local playlist = track:playlist ()
-	if plan.used[id_of (playlist)] or not is_free (playlist, at - before, at + take.frames + after) then
+	if plan.used[id_of (playlist)] or not is_free (playlist, at, at + take.frames) then
 		plan.first = plan.first or {}
 		if plan.used[id_of (playlist)] and not plan.first[name] then plan.first[name] = id_of (playlist) end
 		plan.did = "playlist"
@@ -118,44 +121,58 @@ function land.title (order, take)
 	local name = "segue " .. order.mode .. " v" .. take.variation .. " seed " .. tostring (take.seed)
 	return take.stem == "mix" and name or name .. " " .. take.stem
 end
--- Everything in one undo step; gives the ids of the regions.
+-- The source with another fade is another region in its place: Ardour 7 undoes a change of the regions of a
+-- playlist, but not one of a fade that its Lua has set.
+local function replace (playlist, id, which, samples)
+	local old = ARDOUR.RegionFactory.region_by_id (PBD.ID (id))
+	local new = ARDOUR.RegionFactory.clone_region (old, true, false)
+	new:set_name (old:name ())
+	fade (new, which, math.min (samples, old:length ():samples () - 1))
+	playlist:remove_region (old)
+	playlist:add_region (new, old:position (), 1, false, 0, 0, false)
+	return id_of (new)
+end
+-- Everything in one undo step; gives the ids of the regions, and of those that took the place of others.
 function land.finish (order, plan)
-	local ids = json.array ()
-	local by_playlist, names = {}, {}
-	for _, t in ipairs (plan.takes) do
-		if not by_playlist[t.playlist] then by_playlist[t.playlist], names[#names + 1] = {}, t.playlist end
-		table.insert (by_playlist[t.playlist], t)
+	local ids, replaced = json.array (), {}
+	local work, names = {}, {}
+	local function on (id)
+		if not work[id] then work[id], names[#names + 1] = { takes = {}, fades = {} }, id end
+		return work[id]
 	end
+	local _, before, after = extent (order, plan.takes[1])
+	local function neighbour (id, which, samples)
+		local r = id and samples > 0 and ARDOUR.RegionFactory.region_by_id (PBD.ID (id))
+		if not r or r:isnil () or r:playlist ():isnil () then return end
+		local playlist = r:playlist ()
+		-- an undo or a cut may have taken it away meanwhile
+		if playlist:region_by_id (PBD.ID (id)):isnil () then return end
+		table.insert (on (id_of (playlist)).fades, { id = id, which = which, samples = samples })
+	end
+	neighbour (order.fade_out, "out", before)
+	neighbour (order.fade_in, "in", after)
+	for _, t in ipairs (plan.takes) do table.insert (on (t.playlist).takes, t) end
 	Session:begin_reversible_command ("Segue: " .. order.mode)
 	local ok, why = pcall (function ()
 		for _, id in ipairs (names) do
 			local playlist = playlist_by (id)
 			playlist:to_stateful ():clear_changes ()
-			for _, t in ipairs (by_playlist[id]) do
+			for _, f in ipairs (work[id].fades) do replaced[f.id] = replace (playlist, f.id, f.which, f.samples) end
+			for _, t in ipairs (work[id].takes) do
 				local whole = ARDOUR.RegionFactory.region_by_id (PBD.ID (t.region))
 				local region = ARDOUR.RegionFactory.clone_region (whole, true, false)
-				local at, before, after = extent (order, t)
+				local at, lead, tail = extent (order, t)
 				region:set_initial_position (Temporal.timepos_t (at - t.handle_frames))
-				region:trim_to (Temporal.timepos_t (at - before), Temporal.timecnt_t (before + t.frames + after))
+				region:trim_to (Temporal.timepos_t (at - lead), Temporal.timecnt_t (lead + t.frames + tail))
 				region:set_name (land.title (order, t))
-				fade (region, "in", before)
-				if after > 0 then fade (region, "out", after) end
-				if before > 0 then region:set_sync_position (Temporal.timepos_t (at)) end
-				playlist:add_region (region, Temporal.timepos_t (at - before), 1, false, 0, 0, false)
+				fade (region, "in", lead)
+				if tail > 0 then fade (region, "out", tail) end
+				if lead > 0 then region:set_sync_position (Temporal.timepos_t (at)) end
+				playlist:add_region (region, Temporal.timepos_t (at - lead), 1, false, 0, 0, false)
 				ids[#ids + 1] = id_of (region)
 			end
 			Session:add_stateful_diff_command (playlist:to_statefuldestructible ())
 		end
-		local function neighbour (id, which, samples)
-			local r = id and ARDOUR.RegionFactory.region_by_id (PBD.ID (id))
-			if not r or r:isnil () or samples < 1 then return end
-			r:to_stateful ():clear_changes ()
-			fade (r, which, math.min (samples, r:length ():samples () - 1))
-			Session:add_stateful_diff_command (r:to_statefuldestructible ())
-		end
-		local _, before, after = extent (order, plan.takes[1])
-		neighbour (order.fade_out, "out", before)
-		neighbour (order.fade_in, "in", after)
 	end)
 	if not ok then
 		Session:abort_reversible_command ()
@@ -166,5 +183,5 @@ function land.finish (order, plan)
 		local track = track_named (name)
 		if track then track:use_playlist (AUDIO, playlist_by (id), false) end
 	end
-	return ids
+	return ids, replaced
 end
