@@ -33,10 +33,20 @@ _STEPS = 40
 class Matching:
     """One variation's gain over time. `rate` is the model's; positions count from the seam."""
 
-    def __init__(self, prompt: Samples, rate: int, period: int | None, recording_db: float) -> None:
+    def __init__(
+        self,
+        prompt: Samples,
+        rate: int,
+        period: int | None,
+        recording_db: float,
+        *,
+        lasting: bool = False,
+    ) -> None:
         """`period`: samples of the prompt's last bar, None where it is not known. `recording_db`: level of
         the host's recording, which may be wider than what a model hears of it, in band and in stereo.
+        `lasting`: `prompt` is the source of a variation, whose level the take keeps to its end.
         """
+        self._lasting = lasting
         self._rate = rate
         self._recording_db = recording_db
         narrower = recording_db - rms_db(prompt)
@@ -48,6 +58,12 @@ class Matching:
         self._heard = 0
         self._handle_db = self._held_db = self._prior_db = self._up_db = 0.0
         self.level = Level(None, 0.0)
+
+    def begin_at_once(self, fresh: Samples) -> None:
+        """Without anything before the seam. `fresh`: what is there of the take."""
+        if self._recording_db >= QUIET_DB:
+            self._held_db = self._wanted(*self._compared(fresh, 0))
+            self.level = Level(0.0, 0.0)
 
     def begin(self, tail_db: float, handle: Samples, fresh: Samples) -> None:
         """`tail_db`: level of the recording's end; `handle`: the take's version of it; `fresh`: what is there
@@ -97,7 +113,7 @@ class Matching:
         else:
             db[:before] = self._handle_db + (held - self._handle_db) * self._ramp(at[:before])
         fresh = mix[:, before:]
-        if fresh.shape[1] and at[before] < HOLD_S * self._rate:
+        if fresh.shape[1] and (self._lasting or at[before] < HOLD_S * self._rate):
             reference, take = self._compared(fresh, self._heard)
             self._sums = [self._sums[0] + reference, self._sums[1] + take]
             self._heard += fresh.shape[1]
@@ -106,7 +122,8 @@ class Matching:
             self._held_db = held + max(-most, min(most, wanted - held))
             db[before:] = np.linspace(held, self._held_db, fresh.shape[1])
         gone = np.clip((END_S - at[before:] / self._rate) / (END_S - HOLD_S), 0.0, 1.0)
-        db[before:] *= gone
+        if not self._lasting:
+            db[before:] *= gone
         db[before:] += self._up_db * np.clip(1.0 - at[before:] / (UP_S * self._rate), 0.0, 1.0)
         return np.power(10.0, db / 20).astype(np.float32)
 
@@ -136,7 +153,7 @@ class Matching:
             "applied_db": round(self.level.applied_db, 2),
             "clamped": measured is not None and abs(self.level.applied_db - measured) > 0.01,
             "held_db": round(self._held_db, 2),
-            "glide_s": END_S,
+            "glide_s": None if self._lasting else END_S,
         }
 
 

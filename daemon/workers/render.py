@@ -149,10 +149,12 @@ class VariationRender:
         closing: Closing | None = None,
         period: int | None = None,
         recording: Samples | None = None,
+        source: Samples | None = None,
     ) -> None:
         """`period`: model samples of the prompt's last bar, None where it is not known. `recording`: the
-        prompt at the host's rate and channels.
+        prompt at the host's rate and channels. `source`: what is varied, from the seam on.
         """
+        self._source = source
         self._recording = prompt if recording is None else recording
         self._matching: Matching | None = None
         self._period = period
@@ -231,17 +233,27 @@ class VariationRender:
     def _begin(self) -> None:
         names = set(self._stems) | set(self._wanted)
         self._voices = {name: Voice(self._facts, self._host, self._handle) for name in names}
-        if self._match and self._prompt is not None and self._handle:
-            heads = [np.concatenate(state.pending, axis=1) for state in self._stems.values()]
-            begun = _sum([head[:, : min(other.shape[1] for other in heads)] for head in heads])
-            whole = self._prompt if self._recording is None else self._recording
-            # the recording ends where the prompt does, at whatever rate
-            size = round(whole.shape[1] * self._handle / self._prompt.shape[1])
-            if 0 < size < whole.shape[1]:
-                self._matching = Matching(self._prompt, self._facts.rate, self._period, rms_db(whole))
-                self._matching.begin(
-                    rms_db(whole[:, -size:]), begun[:, : self._handle], begun[:, self._handle :]
-                )
+        if not self._match:
+            return
+        heads = [np.concatenate(state.pending, axis=1) for state in self._stems.values()]
+        begun = _sum([head[:, : min(other.shape[1] for other in heads)] for head in heads])
+        handle, fresh = begun[:, : self._handle], begun[:, self._handle :]
+        rate, source = self._facts.rate, self._source
+        if source is not None:
+            self._matching = Matching(source, rate, source.shape[1], rms_db(source), lasting=True)
+        if self._prompt is None or not self._handle:
+            if self._matching is not None:
+                self._matching.begin_at_once(fresh)
+            return
+        whole = self._prompt if self._recording is None else self._recording
+        # the recording ends where the prompt does, at whatever rate
+        size = round(whole.shape[1] * self._handle / self._prompt.shape[1])
+        if 0 < size < whole.shape[1]:
+            if self._matching is None:
+                self._matching = Matching(self._prompt, rate, self._period, rms_db(whole))
+            self._matching.begin(rms_db(whole[:, -size:]), handle, fresh)
+            if source is not None and self._matching.level.measured_db is None:
+                self._matching.begin_at_once(fresh)  # nothing to be matched before the seam
 
     @property
     def handle_frames(self) -> int:

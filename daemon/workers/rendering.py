@@ -77,6 +77,7 @@ class Rendering:
                 self._plan.closing(),
                 self._plan.period,
                 self._plan.recording,
+                self.order.source,
             )
             for _ in range(submit.variations)
         ]

@@ -150,6 +150,20 @@ def test_a_variation_is_as_long_as_its_source_at_its_rate(wire: Wire) -> None:
     assert (reply.frames, manifest["settings"]["strength"]) == (round(0.4 * RATE), 0.3)
 
 
+@pytest.mark.parametrize("given", ["alone", "after a prompt"])
+def test_a_variation_keeps_the_level_of_its_source(wire: Wire, given: str) -> None:
+    source = block("source", 6.0)
+    audio = (source,) if given == "alone" else (tone(), source)
+    _, events, manifest = made(wire, submit(None, mode="vary", audio=audio, level="match"))
+    start, audio_out = joined(events)
+    take = audio_out[:, -start:] if start else audio_out
+    wanted = np.std(np.frombuffer(source.data, "<f4"))
+    for second in range(1, 6):
+        part = take[:, second * RATE : (second + 1) * RATE]
+        assert abs(20 * np.log10(np.std(part) / wanted)) < 0.5
+    assert manifest["takes"][0]["level"]["glide_s"] is None
+
+
 def test_only_the_missing_stems_accompany(new_house: Callable[..., House]) -> None:
     drums = block("context", 1.0, track=0, stem="drums")
     with new_house(model="stems").client() as wire:
