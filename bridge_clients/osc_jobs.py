@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bridge_clients.jobdir import CANCEL, DONE, PROGRESS, REQUEST, JobDir
+from bridge_clients.jobdir import CANCEL, DONE, PROGRESS, REQUEST, JobDir, disk_error
 from bridge_clients.jobdir_run import Run
 from bridge_clients.osc_packets import Value
 from bridge_clients.osc_requests import Sound, Wanted
@@ -87,13 +87,24 @@ class OscJob:
                 place.close()
         except SegueError as error:
             self._refused = error
+        except OSError as error:  # the place of the job directories is full, or gone
+            self._refused = disk_error(self._path, error)
         except Exception as error:  # a defect must reach the musician, not end in a thread
             self._refused = SegueError("E_INTERNAL", self._report(error))
         finally:
             self._over.set()
 
     def _lay(self) -> None:
-        self._takes.mkdir(parents=True, exist_ok=True)
+        try:
+            self._takes.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SegueError(
+                "E_ARGUMENT",
+                f"The folder {self._takes} cannot be made ({error.strerror}).",
+                field="folder",
+                value=str(self._takes),
+                allowed="a folder that you can write to",
+            ) from None
         wanted = self._wanted
         listed = [self._lay_sound(index, sound) for index, sound in enumerate(wanted.sounds)]
         name = "".join(letter if letter in _SAFE else "_" for letter in str(self.tag))

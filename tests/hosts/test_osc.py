@@ -383,6 +383,7 @@ def test_the_daemons_refusals_arrive_whole(
         ((str(tmp_path / "none.wav"), 1, "id", 4), "E_AUDIO", "input"),
         ((str(prompt), 1, "from", 9, "id", 5), "E_ARGUMENT", "from"),
         ((str(prompt), 1, "nonsense", 9, "id", 6), "E_ARGUMENT", "nonsense"),
+        ((str(prompt), 1, "folder", f"{prompt}/below", "id", 7), "E_ARGUMENT", "folder"),
     ]:
         sender.send("/segue/continue", *values)
         error = sender.until("/segue/error", "/segue/done")

@@ -109,7 +109,11 @@ async function make(mode, tag, submit) {
     let count = 0;
     for (const take of manifest?.takes ?? []) {
       for (const stem of new Set(take.files.filter((file) => file.part === "take").map((file) => file.stem))) {
-        const { file, frames, rate } = await save(entry.job, mode, tag, take.variation, stem);
+        const { file, frames, rate } = await save(entry.job, mode, tag, take.variation, stem).catch((error) => {
+          if (error.syscall === undefined) throw error;
+          const said = `The take cannot be written to ${folder} (${error.code}); it stays with the daemon as job ${entry.job.id}.`;
+          throw Object.assign(new WordError("takes", folder, "a folder that you can write to", said), { code: "E_DISK" });
+        });
         out("take", tag, take.variation + 1, stem, file, frames, rate, reply.lead_frames ?? 0, entry.job.seed);
         count++;
       }

@@ -127,6 +127,16 @@ describe("in the place of Max", () => {
     }
   });
 
+  test("a folder that cannot be written to is said, and the take is not lost", async () => {
+    patch.send("takes", path.join(prompt, "below"));
+    patch.send("generate", 0.2, "seed", 3, "id", "full");
+    const error = await patch.until("error", "full");
+    assert.deepEqual([error[2], error[4]], ["E_DISK", "takes"]);
+    patch.send("takes", takes);
+    patch.send("retake", patch.all("accepted", "full")[0][2], "seed", 3);
+    await patch.until("done", 4, "done");
+  });
+
   test("texts pass unharmed", async () => {
     const text = `"q" 'a' \`t\`\n$(touch ${house.folder}/never); 🎷 ${"x".repeat(10_000)}`;
     patch.send("generate", 0.1, "text", text, "id", "../$(x) 🎷");
