@@ -102,7 +102,9 @@ class Journal:
     # ---- the ground ----
 
     def _fault(self, error: Exception) -> StorageError:
-        if isinstance(error, sqlite3.Error) and is_damage(error):
+        # sqlite's own sentence about damage may quote bytes that are no text, which Python cannot decode
+        quoted = isinstance(error, UnicodeDecodeError)
+        if quoted or (isinstance(error, sqlite3.Error) and is_damage(error)):
             self.damage = str(error)
             _LOG.error("the journal is damaged", extra={"path": str(self.path)}, exc_info=error)
         return storage_error(error)
@@ -111,7 +113,7 @@ class Journal:
         """Rows as they are stored, checksums untested."""
         try:
             return self._db.execute(sql, values).fetchall()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise self._fault(error) from error
 
     def _one(self, sql: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
@@ -145,7 +147,7 @@ class Journal:
             self.records.cut(mark)
             if mark is not None:
                 self.records.to_spool(mark[0])
-            if isinstance(error, (sqlite3.Error, OSError)):
+            if isinstance(error, (sqlite3.Error, OSError, UnicodeDecodeError)):
                 raise self._fault(error) from error
             raise
 

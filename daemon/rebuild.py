@@ -64,7 +64,14 @@ def open_journal(state: Path) -> tuple[Journal, str | None]:
         _LOG.error("the journal is damaged", extra={"said": str(error)})
         aside = set_aside(path)
         return built_again(Journal(path, records), aside)
-    restored, lost = reconcile(journal)
+    try:
+        restored, lost = reconcile(journal)
+    except StorageError:
+        if journal.damage is None:  # the disk, not the file
+            raise
+        journal.close()
+        aside = set_aside(path)
+        return built_again(Journal(path, records), aside)
     if restored and not there:
         what = f"The journal of jobs was gone; {_jobs(restored)} found again beside it."
     elif lost > 1:  # one may be: written, and killed before the commit
@@ -153,7 +160,7 @@ def _salvaged(aside: Path) -> Salvage:
             source = aside.with_name(aside.name + suffix)
             if source.exists():
                 shutil.copyfile(source, copy.with_name(copy.name + suffix))
-        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(copy)) as db:
+        with contextlib.suppress(sqlite3.Error, ValueError), contextlib.closing(sqlite3.connect(copy)) as db:
             db.text_factory = schema.lenient_text
             _read_what_is_sound(db, found)
     return found
@@ -161,7 +168,8 @@ def _salvaged(aside: Path) -> Salvage:
 
 def _read_what_is_sound(db: sqlite3.Connection, found: Salvage) -> None:
     ids: list[int] = []
-    with contextlib.suppress(sqlite3.Error):
+    # sqlite's own sentence about damage may quote bytes that are no text: a ValueError
+    with contextlib.suppress(sqlite3.Error, ValueError):
         for (job,) in db.execute("SELECT id FROM job NOT INDEXED"):
             ids.append(job)
     for job in ids:
@@ -174,7 +182,7 @@ def _read_what_is_sound(db: sqlite3.Connection, found: Salvage) -> None:
             complete = [event.seq for event in events] == list(range(1, row.last_seq + 1))
             if row.id == job and (complete or row.state == FORGOTTEN):
                 found.jobs[job] = (row, events)
-    with contextlib.suppress(sqlite3.Error):
+    with contextlib.suppress(sqlite3.Error, ValueError):
         for name, value, crc in db.execute("SELECT name, value, crc FROM meta"):
             if schema.meta_crc(name, value) == crc:
                 found.facts[name] = value

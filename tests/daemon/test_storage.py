@@ -443,3 +443,39 @@ def test_the_tables_of_a_new_journal_are_those_of_this_version(tmp_path: Path) -
     assert book.fact("schema") == str(schema.SCHEMA_VERSION) and book.next_id() == 1
     assert rebuild.reconcile(book) == (0, 0)
     book.close()
+
+
+def test_a_flipped_bit_in_the_text_of_the_tables_loses_no_job(tmp_path: Path) -> None:
+    """sqlite takes what it finds there for the truth: another column's name, another constraint."""
+    state = tmp_path / "state"
+    state.mkdir()
+    book = opened(state)
+    for how in LIVES:
+        lived(book, how)
+    before = book.states()
+    book.close()
+    whole = (state / "journal.db").read_bytes()
+    first, last = whole.index(b"CREATE TABLE meta"), whole.index(b"WITHOUT ROWID")
+    tables = range(first, whole.index(b"spec_crc INT") + 60)
+    assert last in tables
+    named = whole.index(b"place INT")
+    dice = random.Random(SEED)
+    for number, at in enumerate([*range(named, named + 5), *dice.sample(tables, 150)]):
+        copy = tmp_path / f"copy{number}"
+        shutil.copytree(state, copy)
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << dice.randrange(8)
+        (copy / "journal.db").write_bytes(damaged)
+        again, _ = open_journal(copy)
+        assert again.states() == before, f"byte {at} of {whole[at - 20 : at + 20]!r}"
+        try:
+            fresh = accept(again).id
+        except disk.StorageError:  # met only when something was written: the daemon heals it in its next turn
+            assert again.damage and rebuild.heal(again)
+            assert before.items() <= again.states().items()
+            fresh = accept(again).id
+        again.close()
+        once_more = opened(copy)
+        assert once_more.states()[fresh][0] == journal.QUEUED
+        once_more.close()
+        shutil.rmtree(copy)
