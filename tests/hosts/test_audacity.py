@@ -489,11 +489,7 @@ def test_a_command_that_is_killed_while_it_talks_leaves_audacity_to_the_next(
         with subprocess.Popen(words, start_new_session=True) as child:
             time.sleep(after_s)
             child.kill()
-    try:
-        audacity.select(0.5, 1.5)
-    except SegueError as error:
-        # seen once on a busy machine, never alone; the cause was not found, so it is shown and not hidden
-        pytest.xfail(f"Audacity stopped answering after a command was killed in its middle: {error}")
+    audacity.select(0.5, 1.5)
     landed = event(segue("continue", "--seconds", "0.5", "--seed", "77"), "landed")
     assert landed["at_frame"] == RATE * 3 // 2
     assert "segue continue v1 seed 77" in audacity.names()
