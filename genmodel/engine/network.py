@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from genmodel.engine.drawing import Draw, draw_tokens
 from genmodel.engine.kernels import PRECISIONS, Linear, make_linear
 from genmodel.lm.lm import LMModel
 from genmodel.lm.transformer import Attention, TransformerLayer, sinusoidal_positions
@@ -227,6 +228,10 @@ class Network:
     def logits(self, mixed: Tensor) -> Tensor:
         """[N, D] float32 -> [N, K, card]."""
         return self.head(mixed).view(len(mixed), self.config.n_q, self.config.card)
+
+    def choose(self, logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
+        """Tokens int64 [n, K] from logits [n, K, card], and bool [n]: whether a take's logits are finite."""
+        return draw_tokens(logits, draws)
 
 
 def _version(lm: LMModel) -> tuple[int, ...]:

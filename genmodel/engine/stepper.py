@@ -16,15 +16,12 @@ import torch
 from torch import Tensor
 
 from genmodel.engine.conditions import Stream
+from genmodel.engine.drawing import Draw
 from genmodel.engine.kernels import MAX_STEP_ROWS, choose_precision
-from genmodel.engine.leaning import leaned
 from genmodel.engine.network import network_for
-from genmodel.engine.noise import gumbel_noise
 from genmodel.engine.session import UNKNOWN, Session, SessionState
 from genmodel.errors import GenModelError
 from genmodel.lm.lm import LMModel
-from genmodel.lm.sampling import choose
-from genmodel.request import Sampling
 
 MAX_SLOTS = MAX_STEP_ROWS // 4  # three streams at most; more at once gains no speed and much memory
 
@@ -51,6 +48,13 @@ class Slot:
     def under_way(self) -> bool:
         """Whether its next step is to be made."""
         return self.ready and not self.session.replaying
+
+    def draw(self, step: int) -> Draw:
+        """How the tokens of a step are drawn."""
+        lean = self.session.lean
+        if self.near is None or lean is None:
+            return Draw(self.session.sampling, self.keys[:, step])
+        return Draw(self.session.sampling, self.keys[:, step], self.near[:, step], lean.bonus)
 
 
 class Stepper:
@@ -175,10 +179,8 @@ class Stepper:
         fed = range(session.step - 1, session.step - 1 + count)
         mixed = self._fed([number] * count, [slot] * count, fed)
         made = slice(session.step, session.step + count)
-        logits = self.network.logits(mixed)
-        if slot.near is not None and session.lean is not None:
-            logits = leaned(logits, slot.near[:, made].T, session.lean.bonus)
-        chosen = self._chosen(logits, session.sampling, slot.keys[:, made].T)
+        draws = [slot.draw(step) for step in range(made.start, made.stop)]
+        chosen, _ = self.network.choose(self.network.logits(mixed), draws)
         fresh = session.pattern().frame_at[:, made].to(self.device) >= session.at.known
         fresh &= slot.sequence[:, made] != self.lm.special_token_id  # a stem that is known to be nothing
         session.step += count
@@ -210,16 +212,8 @@ class Stepper:
         """Choose the tokens of each session's present step and move on. mixed [n, D]."""
         aboard = [slot for n in numbers if (slot := self.slots[n]) is not None]
         logits = self.network.logits(mixed)
-        where = torch.tensor(numbers, device=self.device)
-        self.finite[where] &= torch.isfinite(logits).flatten(1).all(1)
-        if any(slot.near is not None for slot in aboard):
-            logits = torch.stack([_leaned(slot, row) for slot, row in zip(aboard, logits, strict=True)])
-        chosen = torch.empty(logits.shape[:2], dtype=torch.int64, device=self.device)
-        for sampling in {slot.session.sampling for slot in aboard}:
-            same = [i for i, slot in enumerate(aboard) if slot.session.sampling == sampling]
-            keys = torch.stack([aboard[i].keys[:, aboard[i].session.step] for i in same])
-            part = logits if len(same) == len(aboard) else logits[same]
-            chosen[same] = self._chosen(part, sampling, keys)
+        chosen, finite = self.network.choose(logits, [slot.draw(slot.session.step) for slot in aboard])
+        self.finite[torch.tensor(numbers, device=self.device)] &= finite
         for slot, tokens in zip(aboard, chosen, strict=True):
             session = slot.session
             column = slot.sequence[:, session.step]
@@ -229,11 +223,6 @@ class Stepper:
                 session.store(slot.sequence.to(session.tokens.device))
                 session.window += 1
                 session.step = session.known_steps = 0
-
-    def _chosen(self, logits: Tensor, sampling: Sampling, keys: Tensor) -> Tensor:
-        """Tokens [n, K] from logits [n, K, card], with the noise of these keys [n, K]."""
-        noise = None if sampling.greedy else gumbel_noise(keys, logits.shape[-1])
-        return choose(logits, noise, sampling.temperature, sampling.top_k, sampling.top_p)
 
     def sync(self, session: Session) -> None:
         """Bring a session's tokens up to date."""
@@ -257,11 +246,3 @@ class Stepper:
         """The present moment of a session aboard."""
         self.sync(session)
         return session.snapshot()
-
-
-def _leaned(slot: Slot, logits: Tensor) -> Tensor:
-    """The present step's logits [K, card] as float32, with the bonus of the session's source."""
-    session = slot.session
-    if slot.near is None or session.lean is None:
-        return logits.float()
-    return leaned(logits, slot.near[:, session.step], session.lean.bonus)
