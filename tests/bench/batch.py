@@ -23,8 +23,15 @@ from genmodel.lm.conditioning import ConditioningAttributes
 from genmodel.lm.lm import LMModel
 from genmodel.request import Sampling
 from tests.bench import lm as shapes
+from tests.bench.aims import Aim
 from tests.bench.codec import machine
 
+AIMS = (
+    Aim("8 requests at once over 1, tokens per second", "throughput_8_over_1", least=3.5, unit="×"),
+    Aim("16 requests at once over 1, tokens per second", "throughput_16_over_1", least=4.5, unit="×"),
+    Aim("each of them the bits that it has alone", "bit_identical", holds=True),
+    Aim("step at 29 s over step at 1 s", "step_ratio_far", most=1.5, unit="×"),
+)
 COUNTS = (1, 2, 4, 8, 16)
 SECONDS = 0.5
 NEAR_FRAMES, FAR_FRAMES, PREFILL_FRAMES = 50, 1450, 500

@@ -29,6 +29,7 @@ from genmodel.lm.config import LMConfig
 from genmodel.lm.fuser import ConditionFuser
 from genmodel.lm.lm import LMModel
 from genmodel.request import Sampling
+from tests.bench.aims import Aim
 from tests.bench.codec import machine
 
 DIM, LAYERS, HEADS, CODEBOOKS, CARD = 1024, 24, 16, 4, 2048
@@ -37,6 +38,13 @@ FRAME_RATE = 50.0
 SECONDS = 0.8
 GREEDY_FRAMES = 12
 GUIDANCE = 3.0
+AIMS = (
+    Aim("float32, tokens identical, against transformers float32", "ratio_fp32", least=4, unit="×"),
+    Aim("greedy tokens in float32 are those of transformers", "tokens_identical", holds=True),
+    Aim("bfloat16 against transformers bfloat16", "ratio_bf16", least=2, unit="×"),
+    Aim("int8 against transformers bfloat16", "ratio_int8", least=5, unit="×"),
+    Aim("int8 step over its bandwidth floor", "over_floor.int8", most=1.15, unit="×"),
+)
 NAMES = {"float32": "fp32", "bfloat16": "bf16", "int8": "int8"}  # precision -> key of its figures
 
 
@@ -261,6 +269,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "bandwidth_gbs": {name: bytes_per_step[name] / per_step[name] / 1e9 for name in ours},
         "machine_bandwidth_gbs": bandwidth,
         "floor_ms": {name: size / bandwidth / 1e6 for name, size in bytes_per_step.items()},
+        "over_floor": {
+            name: per_step[name] * bandwidth * 1e9 / size for name, size in bytes_per_step.items()
+        },
         "shape": {"dim": DIM, "layers": LAYERS, "heads": HEADS, "codebooks": CODEBOOKS, "card": CARD},
         "frames": frames,
         "text_tokens": TEXT_TOKENS,

@@ -14,8 +14,15 @@ import torch
 from torch import Tensor
 
 from genmodel.codec import EncodecModel, push_together
+from tests.bench.aims import Aim
 from tests.bench.codec import SHAPE, interleaved, machine, pair, relative_error
 
+AIMS = (
+    Aim("streamed decode, error of peak", "max_error", most=1e-5),
+    Aim("cost of 50 frames a chunk over the whole at once", "cost_50", most=1.05, unit="×"),
+    Aim("cost of 25 frames a chunk", "cost_25", most=1.15, unit="×"),
+    Aim("cost of 5 frames a chunk", "cost_5", most=1.6, unit="×"),
+)
 CHUNKS = (1, 5, 10, 25, 50)
 
 

@@ -15,7 +15,7 @@ def test_the_language_model_bench(
 ) -> None:
     for name, value in {"DIM": 64, "LAYERS": 2, "HEADS": 4, "CARD": 64, "GREEDY_FRAMES": 6}.items():
         monkeypatch.setattr(lm, name, value)
-    assert command.main(["lm", "--json", "--rounds", "1", "--seconds", "0.1"]) == 0
+    assert command.main(["lm", "--json", "--no-log", "--rounds", "1", "--seconds", "0.1"]) == 0
     result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert result["tokens_identical"] is True
     assert result["ratio_fp32"] == pytest.approx(
@@ -35,7 +35,7 @@ def test_the_bench_of_many_at_once(
 ) -> None:
     for name, value in {"DIM": 64, "LAYERS": 2, "HEADS": 4, "CARD": 64}.items():
         monkeypatch.setattr(lm, name, value)
-    assert command.main(["batch", "--json", "--rounds", "1", "--seconds", "0.2"]) == 0
+    assert command.main(["batch", "--json", "--no-log", "--rounds", "1", "--seconds", "0.2"]) == 0
     result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert result["bit_identical"] is True
     alone, eight = (result["ms_per_step"][count] for count in ("1", "8"))
@@ -44,7 +44,7 @@ def test_the_bench_of_many_at_once(
 
 
 def test_the_daemons_bench(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["daemon", "--json", "--rounds", "0"]) == 0
+    assert command.main(["daemon", "--json", "--no-log", "--rounds", "0"]) == 0
     result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     for name in ("cancel_ms", "start_beside_60_batch_jobs_ms", "recovery_after_worker_kill_ms"):
         assert 0 < result[name]["p50"] <= result[name]["p99"] <= result[name]["max"]
