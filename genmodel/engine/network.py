@@ -162,6 +162,19 @@ class Network:
 
         return Caches(self)
 
+    def feed(
+        self,
+        caches: Caches,
+        group: Group,
+        tokens: Tensor,
+        added: Tensor | None,
+        weights: Sequence[Sequence[float]],
+    ) -> Tensor:
+        """``step`` from tokens [n, K] of the sessions of a group; ``added`` [R, D] is added to the inputs."""
+        x = self.embed(tokens)[group.session_of_row]
+        x = x + self.positions(group.capacity)[group.position_of_row]
+        return self.step(caches, group, x if added is None else x + added, weights)
+
     def step(self, caches: Caches, group: Group, x: Tensor, weights: Sequence[Sequence[float]]) -> Tensor:
         """Inputs [R, D] of the rows of a group through all layers, then guidance with each session's weights:
         what the heads take, [n, D].

@@ -190,23 +190,23 @@ class Stepper:
         """Run one step of each slot; what the heads take, [n, D]. A slot may come several times, with steps
         that follow each other.
         """
-        net = self.network
-        embedded = net.embed(torch.stack([s.sequence[:, p] for s, p in zip(aboard, past, strict=True)]))
+        tokens = torch.stack([s.sequence[:, p] for s, p in zip(aboard, past, strict=True)])
         group = self.caches.group(numbers, past)
-        x = embedded[group.session_of_row] + net.positions(group.capacity)[group.position_of_row]
-        x = self._add_bias(x, aboard, past)
-        return net.step(self.caches, group, x, [[s.weight for s in slot.streams] for slot in aboard])
+        weights = [[s.weight for s in slot.streams] for slot in aboard]
+        return self.network.feed(self.caches, group, tokens, self._added(aboard, past), weights)
 
-    def _add_bias(self, x: Tensor, aboard: Sequence[Slot], past: Sequence[int]) -> Tensor:
+    def _added(self, aboard: Sequence[Slot], past: Sequence[int]) -> Tensor | None:
+        """What conditions add to the inputs of these steps [R, D]; None if nothing."""
         if all(bias is None for slot in aboard for bias in slot.added):
-            return x
-        nothing = torch.zeros_like(x[0])
-        rows = [
-            nothing if bias is None else bias[step]
-            for slot, step in zip(aboard, past, strict=True)
-            for bias in slot.added
-        ]
-        return x + torch.stack(rows)
+            return None
+        nothing = torch.zeros(self.network.config.dim, device=self.device)
+        return torch.stack(
+            [
+                nothing if bias is None else bias[step]
+                for slot, step in zip(aboard, past, strict=True)
+                for bias in slot.added
+            ]
+        )
 
     def _write(self, numbers: Sequence[int], mixed: Tensor) -> None:
         """Choose the tokens of each session's present step and move on. mixed [n, D]."""
