@@ -71,6 +71,12 @@ def test_a_path_that_the_processor_lacks_is_refused(monkeypatch: pytest.MonkeyPa
     assert "this processor has no of-tomorrow" in str(caught.value)
 
 
+def test_they_can_be_switched_off(nothing_loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(build.SWITCH, "0")
+    assert "SEGUE_NATIVE=0" in str(choices.native_absent())
+    assert not build.may_be_had() and not nothing_loaded.exists()
+
+
 @has_compiler
 def test_it_is_compiled_once_for_all_who_ask_and_again_when_the_source_changes(
     nothing_loaded: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -13,8 +13,10 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+SWITCH = "SEGUE_NATIVE"  # environment variable; 0: neither compiled nor used
 PACKAGE = Path(__file__).resolve().parent
 SOURCE = PACKAGE / "source"
 _X86 = ("x86_64", "AMD64")
@@ -83,20 +85,32 @@ def _run(command: list[str]) -> None:
         raise NativeAbsentError(f"the native kernels could not be compiled ({detail.strip()})")
 
 
+def refuse_if_switched_off() -> None:
+    """Raises NativeAbsentError where ``SEGUE_NATIVE`` says so."""
+    if os.environ.get(SWITCH, "").strip().lower() in ("0", "off", "no", "false"):
+        raise NativeAbsentError(f"the native kernels are switched off ({SWITCH}={os.environ[SWITCH]})")
+
+
 def compile_library(target: Path) -> None:
     """Compile everything to ``target``, which appears whole or not at all. Raises NativeAbsentError."""
+    refuse_if_switched_off()
     command = compiler()
     if command is None:
         raise NativeAbsentError(
             "the native kernels need a C++ compiler, and none was found (c++, g++, clang++)"
         )
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
-        objects = []
-        for name, flags in units().items():
-            objects.append(f"{folder}/{name}.o")
-            _run([command, *_COMMON, *flags, "-c", str(SOURCE / f"{name}.cpp"), "-o", objects[-1]])
+        objects = [f"{folder}/{name}.o" for name in units()]
+        calls = [
+            [command, *_COMMON, *flags, "-c", str(SOURCE / f"{name}.cpp"), "-o", f"{folder}/{name}.o"]
+            for name, flags in units().items()
+        ]
+        with ThreadPoolExecutor(min(len(calls), os.cpu_count() or 1)) as side_by_side:
+            list(side_by_side.map(_run, calls))
         made = Path(folder) / target.name
         _run([command, *_LINK, *objects, "-o", str(made)])
+        if not made.is_file():
+            raise NativeAbsentError(f"the native kernels could not be compiled ({command} made nothing)")
         made.replace(target)
 
 
@@ -115,6 +129,7 @@ def library() -> Path:
     """
     if os.name != "posix" or platform.system() == "Windows":
         raise NativeAbsentError("the native kernels are not made for this operating system")
+    refuse_if_switched_off()
     name = library_name()
     installed = PACKAGE / name
     if installed.is_file():
@@ -137,5 +152,9 @@ def library() -> Path:
 
 def may_be_had() -> bool:
     """Whether ``library`` has a chance, without compiling anything."""
+    try:
+        refuse_if_switched_off()
+    except NativeAbsentError:
+        return False
     name = library_name()
     return (PACKAGE / name).is_file() or (cache_folder() / name).is_file() or compiler() is not None
