@@ -98,12 +98,16 @@ class Caches:
             if slot < cache.shape[1]:
                 cache[:, slot] = 0
 
-    def fill(self, layer: int, slot: int, stream: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store keys and values [S, H*hd] of places 0…S-1; returns them as [H, S, hd] of the cache."""
+    def fill(
+        self, layer: int, slot: int, stream: int, k: Tensor, v: Tensor, begin: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Store keys and values [S, H*hd] of places ``begin``…; returns those of all places up to there, [H,
+        begin + S, hd] of the cache.
+        """
         net, steps = self.network, len(k)
-        at = self.own[layer][:, slot, stream, :, :steps]
+        at = self.own[layer][:, slot, stream, :, : begin + steps]
         for part, value in zip(at, (k, v), strict=True):
-            part.copy_(value.view(steps, net.heads, net.head_dim).transpose(0, 1))
+            part[:, begin:].copy_(value.view(steps, net.heads, net.head_dim).transpose(0, 1))
         return at[0], at[1]
 
     def fill_cross(
@@ -117,6 +121,11 @@ class Caches:
         at = self.cross[number][:, slot, heard, :, : len(source)]
         at[0].copy_(k)
         at[1].copy_(v)
+        return at[0], at[1]
+
+    def source(self, number: int, slot: int, heard: int, length: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [H, L, hd] of a source of a slot that ``fill_cross`` has stored."""
+        at = self.cross[number][:, slot, heard, :, :length]
         return at[0], at[1]
 
     def set_lengths(self, slot: int, prefix: list[int], sources: list[int]) -> None:

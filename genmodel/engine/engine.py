@@ -1,8 +1,8 @@
 """The engine: several jobs on one model, tokens in, final audio out.
 
-``step`` is the whole loop: admit what waits, begin at most one window, one step for everything aboard, then
-the codec work that is due. Between two steps anything may be added, dropped or looked at; that is how a
-cancel frees a slot at once. Threading model: one thread owns an engine.
+``step`` is the whole loop: admit what waits, one slice of at most one prefill, one step for everything
+aboard, then the codec work that is due. Between two steps anything may be added, dropped or looked at; that
+is how a cancel frees a slot at once. Threading model: one thread owns an engine.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from genmodel.codec import CodecStream, CodecStreamState
+from genmodel.engine.beginning import Beginning
 from genmodel.engine.prepare import HANDLE_FRAMES, Prepared, empty_tokens, prepare
 from genmodel.engine.session import UNKNOWN, Session, SessionState
 from genmodel.engine.stepper import MAX_SLOTS, Stepper
@@ -133,6 +134,7 @@ class Engine:
         self.stepper = Stepper(model.lm, min(slots, MAX_SLOTS), model.precision)
         self.jobs: list[GenerationJob] = []
         self._numbers = itertools.count(1)
+        self._beginning: Beginning | None = None  # the window whose prefill is under way
         self._caught_up = True  # False: the last step decoded what a resumed take had already
 
     @property
@@ -168,6 +170,8 @@ class Engine:
             if take.admitted:
                 self.stepper.release(take.session)
                 take.admitted = False
+        if self._beginning is not None and not self._beginning.holds:
+            self._beginning = None
         self.jobs.remove(job)
         job.state = state
 
@@ -213,23 +217,38 @@ class Engine:
                         job.state = "prefill"
 
     def _begin_one(self) -> list[StepResult]:
-        """Prefill one window. Variations that have not begun are equal so far and share the pass."""
+        """Run one slice of the prefill of one window. Variations that have not begun are equal so far and
+        share it.
+        """
+        if self._beginning is None or not self._beginning.holds:
+            self._beginning = self._next_window()
+        beginning = self._beginning
+        if beginning is None:
+            return []
+        takes = [take for job in self.jobs for take in job.takes if take.session in beginning.sessions]
+        job = next(job for job in self.jobs if takes[0] in job.takes)
+        try:
+            if not beginning.advance():
+                return []
+        except (GenModelError, MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+            # the pass of one job alone: whatever it met, the others go on
+            self._beginning = None
+            return [self._fail(job, _as_refusal(error))]
+        self._beginning = None
+        for take in takes:
+            take.begun = True
+        job.state = "generating"
+        return []
+
+    def _next_window(self) -> Beginning | None:
         waiting = self.stepper.waiting()
         if not waiting:
-            return []
+            return None
         job, take = next((job, take) for job in self.jobs for take in job.takes if take.session in waiting)
         same = [take]
         if not take.begun:
             same = [other for other in job.takes if other.session in waiting and not other.begun]
-        try:
-            self.stepper.prefill([other.session for other in same])
-        except (GenModelError, MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-            # the pass of one job alone: whatever it met, the others go on
-            return [self._fail(job, _as_refusal(error))]
-        for other in same:
-            other.begun = True
-        job.state = "generating"
-        return []
+        return self.stepper.begin([other.session for other in same])
 
     def _replay_one(self) -> list[StepResult]:
         """Replay some known steps of one take that was resumed."""

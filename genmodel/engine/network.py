@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from genmodel.engine.drawing import Draw, draw_tokens
 from genmodel.engine.kernels import PRECISIONS, Linear, make_linear
+from genmodel.engine.prefilling import Slices, prefill_slices
 from genmodel.lm.lm import LMModel
 from genmodel.lm.transformer import Attention, TransformerLayer, sinusoidal_positions
 
@@ -150,12 +151,6 @@ class Network:
             scores = (scores.view(n, self.heads, -1) + mask).view(scores.shape)
         return torch.bmm(scores.softmax(-1), values.reshape(flat)).view(n, -1).to(self.dtype)
 
-    def prefill_attend(self, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-        """Many steps of one session: [S, H*hd] against [H, T, hd] -> [S, H*hd]."""
-        rows = q.to(k.dtype).view(len(q), self.heads, self.head_dim).transpose(0, 1)
-        y = F.scaled_dot_product_attention(rows[None], k[None], v[None], is_causal=causal)[0]
-        return y.transpose(0, 1).reshape(len(q), -1).to(self.dtype)
-
     def caches(self) -> Caches:
         """Empty caches of this network's kind."""
         from genmodel.engine.caches import Caches
@@ -192,35 +187,18 @@ class Network:
         return torch.stack([self.mix(part, mix) for part, mix in zip(parts, weights, strict=True)])
 
     def prefill(
-        self, caches: Caches, slot: int, streams: Sequence[Stream], inputs: Sequence[Tensor]
-    ) -> Tensor:
-        """A slot's inputs [S, D] of each stream, from its first place on; fills the caches. Returns what the
-        heads take for the last place, [D]. The slot's lengths must have been set.
+        self,
+        caches: Caches,
+        slot: int,
+        streams: Sequence[Stream],
+        inputs: Sequence[Tensor],
+        rows: int | None = None,
+    ) -> Slices:
+        """A slot's inputs [S, D] of each stream, from its first place on, ``rows`` at a time (None: in one
+        pass); fills the caches. Gives what the heads take for the last place, [D]. The slot's lengths must
+        have been set.
         """
-        lengths = [len(x) for x in inputs]
-        x = torch.cat(list(inputs))  # all streams' steps in one block, so that weights are read once
-        sources = [stream.cross for stream in streams if stream.cross is not None]
-        hearing = torch.cat(
-            [torch.full((n,), s.cross is not None) for n, s in zip(lengths, streams, strict=True)]
-        )
-        rows = hearing.nonzero()[:, 0].to(self.device)
-        heard = [n for n, stream in zip(lengths, streams, strict=True) if stream.cross is not None]
-        for i, layer in enumerate(self.layers):
-            parts = []
-            for c, part in enumerate(layer.qkv(self.normed(x, layer.norm1)).split(lengths)):
-                q, k, v = part.chunk(3, dim=-1)
-                parts.append(self.prefill_attend(q, *caches.fill(i, slot, c, k, v), causal=True))
-            x = x + layer.out(torch.cat(parts))
-            if layer.cross_q is not None and layer.cross_out is not None and heard:
-                queries = layer.cross_q(self.normed(x[rows], layer.norm_cross))
-                parts = [
-                    self.prefill_attend(q, *caches.fill_cross(i, slot, c, layer, source), causal=False)
-                    for c, (q, source) in enumerate(zip(queries.split(heard), sources, strict=True))
-                ]
-                x = x.index_add(0, rows, layer.cross_out(torch.cat(parts)).to(x.dtype))
-            x = x + layer.down(self.activation(layer.up(self.normed(x, layer.norm2))))
-        last = x[torch.tensor(lengths, device=self.device).cumsum(0) - 1]
-        return self.mix(self.finish(last), [stream.weight for stream in streams])
+        return prefill_slices(self, caches, slot, streams, inputs, rows)
 
     def mix(self, hidden: Tensor, weights: Sequence[float]) -> Tensor:
         """Guidance on hidden states [c, D] after the last norm -> [D].

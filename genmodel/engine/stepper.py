@@ -1,9 +1,9 @@
 """The stepper: several sessions, one step of the network for all of them.
 
 A session takes a slot; its streams (halves of guidance) are rows. Keys and values of past steps lie in caches
-indexed by slot, those of cross-attention are computed once. ``prefill`` runs everything known of a session's
-window in one pass and makes its first token; ``step`` makes the next token of every session that is under
-way. No row's numbers depend on the other rows: products are by row (``kernels``), attention lengths are
+indexed by slot, those of cross-attention are computed once. ``begin`` runs everything known of a session's
+window, slice by slice, and makes its first token; ``step`` makes the next token of every session that is
+under way. No row's numbers depend on the other rows: products are by row (``kernels``), attention lengths are
 rounded up per session and masked, noise is by position. Not thread-safe: one thread owns a stepper.
 """
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from genmodel.engine.beginning import Beginning
 from genmodel.engine.conditions import Stream
 from genmodel.engine.drawing import Draw
 from genmodel.engine.kernels import MAX_STEP_ROWS, choose_precision
@@ -58,10 +59,17 @@ class Slot:
 
 
 class Stepper:
-    """``slots`` sessions at most; ``precision`` of the layers as ``kernels.choose_precision``."""
+    """``slots`` sessions at most; ``precision`` of the layers as ``kernels.choose_precision``; ``slices``:
+    prefills in slices, else each in one pass.
+    """
 
     def __init__(
-        self, lm: LMModel, slots: int = 8, precision: str | None = None, packed: bool = True
+        self,
+        lm: LMModel,
+        slots: int = 8,
+        precision: str | None = None,
+        packed: bool = True,
+        slices: bool = True,
     ) -> None:
         if not 1 <= slots <= MAX_SLOTS:
             raise GenModelError(
@@ -73,6 +81,8 @@ class Stepper:
         self.slots: list[Slot | None] = [None] * slots
         self.caches = self.network.caches()
         self.finite = torch.ones(slots, dtype=torch.bool, device=self.device)
+        self.slices = slices
+        self.partial: set[int] = set()  # slots whose caches a prefill has written to in part
 
     @property
     def free(self) -> int:
@@ -98,58 +108,45 @@ class Stepper:
         number = self.slot_of(session)
         self.sync(session)
         self.slots[number] = None
-        if not bool(self.finite[number]):
+        if number in self.partial or not bool(self.finite[number]):
             # hidden places are multiplied by zero, and zero times NaN is NaN: the next owner must not meet
             # any
             self.caches.clear(number)
+            self.partial.discard(number)
 
     def waiting(self) -> list[Session]:
         """Sessions aboard whose window has not begun here."""
         return [s.session for s in self.slots if s is not None and not s.ready and not s.session.done]
 
-    @torch.no_grad()
+    def begin(self, sessions: Sequence[Session]) -> Beginning:
+        """Begin (or resume) the window of sessions that so far are equal; the caller lets it advance."""
+        return Beginning(self, sessions)
+
     def prefill(self, sessions: Sequence[Session]) -> None:
-        """Begin (or resume) the window of sessions that so far are equal: same tokens, streams and step.
+        """``begin``, all slices one after the other."""
+        beginning = self.begin(sessions)
+        while not beginning.advance():
+            pass
 
-        One pass for the first; the others copy its caches. Then each makes its next step with its own noise.
+    def reserve(self, slots: int, streams: int, prefix: int, steps: int, sources: list[int]) -> None:
+        """Room for windows of ``steps`` steps after a prefix, in the first ``slots`` slots, and for sources
+        of these lengths.
         """
-        numbers = [self.slot_of(session) for session in sessions]
-        first = sessions[0]
-        streams = first.streams()
-        start = first.step or first.first_step()
-        sequence = first.sequence(self.lm.special_token_id).to(self.device)
-        prefix = max(stream.prefix_steps for stream in streams)
-        self.caches.reserve(max(numbers) + 1, len(streams), prefix + sequence.shape[1])
-        self.caches.reserve_cross(max(numbers) + 1, [len(s.cross) for s in streams if s.cross is not None])
-        added = tuple(stream.added(first.at.start, sequence.shape[1]) for stream in streams)
-        mixed = self._pass(numbers[0], streams, added, sequence[:, :start])
-        for number, session in zip(numbers, sessions, strict=True):
-            if number != numbers[0]:
-                self.caches.copy(numbers[0], number)
-            keys, near = session.step_keys().to(self.device), session.near()
-            near = None if near is None else near.to(self.device)
-            self.slots[number] = Slot(session, streams, session.window, sequence.clone(), keys, near, added)
-            session.step = start
-        self._write(numbers, mixed.expand(len(numbers), -1))
+        self.caches.reserve(slots, streams, prefix + steps)
+        self.caches.reserve_cross(slots, sources)
 
-    def _pass(
-        self, number: int, streams: Sequence[Stream], added: Sequence[Tensor | None], tokens: Tensor
-    ) -> Tensor:
-        """Steps [K, S] of one slot from the beginning on; fills its caches. What the heads take then, [D]."""
-        net, steps = self.network, tokens.shape[1]
-        embedded = net.embed(tokens.T)
-        inputs = []
-        for stream, bias in zip(streams, added, strict=True):
-            x = embedded if bias is None else embedded + bias[:steps]
-            if stream.prefix is not None:
-                x = torch.cat([stream.prefix.to(x), x])
-            inputs.append(x + net.positions(len(x)))
-        self.caches.set_lengths(
-            number,
-            [s.prefix_steps for s in streams],
-            [0 if s.cross is None else len(s.cross) for s in streams],
-        )
-        return net.prefill(self.caches, number, streams, inputs)
+    def seat(
+        self,
+        number: int,
+        session: Session,
+        streams: tuple[Stream, ...],
+        sequence: Tensor,
+        added: tuple[Tensor | None, ...],
+    ) -> None:
+        """Note what a session needs aboard for its window, whose caches are filled. sequence [K, S]."""
+        keys, near = session.step_keys().to(self.device), session.near()
+        near = None if near is None else near.to(self.device)
+        self.slots[number] = Slot(session, streams, session.window, sequence.clone(), keys, near, added)
 
     @torch.no_grad()
     def step(self) -> list[Session]:
@@ -159,7 +156,7 @@ class Stepper:
             return []
         aboard = [slot for n in numbers if (slot := self.slots[n]) is not None]
         past = [slot.session.step - 1 for slot in aboard]  # the step that is fed
-        self._write(numbers, self._fed(numbers, aboard, past))
+        self.write(numbers, self._fed(numbers, aboard, past))
         return [slot.session for slot in aboard]
 
     @torch.no_grad()
@@ -208,7 +205,7 @@ class Stepper:
             ]
         )
 
-    def _write(self, numbers: Sequence[int], mixed: Tensor) -> None:
+    def write(self, numbers: Sequence[int], mixed: Tensor) -> None:
         """Choose the tokens of each session's present step and move on. mixed [n, D]."""
         aboard = [slot for n in numbers if (slot := self.slots[n]) is not None]
         logits = self.network.logits(mixed)

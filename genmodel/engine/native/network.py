@@ -14,6 +14,7 @@ from genmodel.engine.native.caches import NativeCaches, NativeGroup
 from genmodel.engine.native.library import CLayer, CLinear, CModel, CNorm, Scratch, kernels
 from genmodel.engine.native.weights import Arena, NativeLinear, NativeNorm, c_array, linear_bytes
 from genmodel.engine.network import Layer, Network, Norm
+from genmodel.engine.prefilling import Slices
 
 if TYPE_CHECKING:
     from genmodel.engine.conditions import Stream
@@ -102,9 +103,16 @@ class NativeNetwork(Network):
         return self._run(caches, group.lines, x, mixes)
 
     def prefill(
-        self, caches: Caches, slot: int, streams: Sequence[Stream], inputs: Sequence[Tensor]
-    ) -> Tensor:
-        """As the base class, in blocks of rows through the kernels of ``step``: the same bits."""
+        self,
+        caches: Caches,
+        slot: int,
+        streams: Sequence[Stream],
+        inputs: Sequence[Tensor],
+        rows: int | None = None,
+    ) -> Slices:
+        """As the base class, in blocks of rows through the kernels of ``step``: the same bits, whatever
+        ``rows``.
+        """
         if not isinstance(caches, NativeCaches):
             raise TypeError("these caches are another network's")
         sources = [stream.cross for stream in streams if stream.cross is not None]
@@ -127,4 +135,6 @@ class NativeNetwork(Network):
                 parts.append(x[begin:end])
                 last.append((len(lines) - 1, streams[c].weight))
             mixed = self._run(caches, lines, torch.cat(parts), [last] if after == 0 else [])
+            if after and rows is not None:
+                yield
         return mixed[0]
