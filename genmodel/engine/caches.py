@@ -1,14 +1,15 @@
 """Keys and values of everything aboard, by slot and stream, and how the rows of a step are grouped over them.
 
-Self-attention: one tensor a layer, [2, slots, streams, H, T, hd], grown when a session needs more, never
-during a step. Cross-attention: the same with the source's length for T, filled once a window. Lengths that
-attention runs over are rounded up for each session by itself, and masked, so that they do not depend on its
-company.
+Self-attention: one tensor a layer, [2, slots, streams, H, T, hd], made larger or smaller when a window
+begins, never during a step. Cross-attention: the same with the source's length for T, filled once a window.
+Lengths that attention runs over are rounded up for each session by itself, and masked, so that they do not
+depend on its company.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ from genmodel.engine.network import Layer, Network
 
 STEP_BUCKET = 64
 CROSS_BUCKET = 16
+SLACK = 2  # caches that are this many times too large are made anew, smaller
 
 
 def _up(value: int, bucket: int) -> int:
@@ -37,6 +39,19 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Room:
+    """What a slot takes: its streams, and the places of each."""
+
+    streams: int = 0
+    length: int = 0
+
+    def beside(self, others: Iterable[Room]) -> Room:
+        """Room for this one and for each of the others."""
+        every = [self, *others]
+        return Room(max(room.streams for room in every), max(room.length for room in every))
+
+
+@dataclass(frozen=True)
 class Group:
     """The rows of one step. R rows: for each session in order of slots, its streams."""
 
@@ -52,7 +67,12 @@ class Group:
 
 
 class Caches:
-    """All caches of a stepper; see the module's text."""
+    """All caches of a stepper; see the module's text.
+
+    Memory: the slots up to the last one in use, each as long as the longest of those in use needs. Where more
+    than ``SLACK`` times that is held, a window that begins gives the rest back; ``release`` tells which slots
+    are no longer in use, and the last one of several to be released gives back everything.
+    """
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -61,36 +81,81 @@ class Caches:
         self.cross: list[Tensor] = []
         self.prefix: dict[int, list[int]] = {}
         self.sources: dict[int, list[int]] = {}
+        self.moves = 0  # changes whenever tensors are replaced: addresses are good as long as this stands
+        self._wanted: dict[int, tuple[Room, Room]] = {}  # of each slot in use: own, cross
+        self._asked: tuple[Room, Room] = (Room(), Room())
 
     def _new(self, shape: list[int]) -> Tensor:
         return torch.zeros(shape, dtype=self.network.cache_dtype, device=self.network.device)
 
-    def _grow(self, caches: list[Tensor], slots: int, streams: int, length: int) -> None:
-        """Make every layer's cache large enough, one after the other: running out of memory on the way leaves
-        all of them usable.
+    @property
+    def nbytes(self) -> int:
+        return sum(cache.nbytes for cache in (*self.own, *self.cross))
+
+    def _fit(self, caches: list[Tensor], slots: int, room: Room) -> None:
+        """Make every layer's cache large enough and not much larger, one after the other: running out of
+        memory on the way leaves all of them usable.
         """
         net = self.network
-        wanted = (2, slots, streams, net.heads, length, self.width)
-        for i in range(len(net.layers)):
-            have = tuple(caches[i].shape) if i < len(caches) else (0,) * len(wanted)
-            if all(h >= w for h, w in zip(have, wanted, strict=True)):
-                continue
-            shape = [max(h, w) for h, w in zip(have, wanted, strict=True)]
-            new = self._new(shape)
-            if i == len(caches):
-                caches.append(new)
-                continue
-            new[tuple(slice(0, h) for h in have)] = caches[i]
-            caches[i] = new
+        slots = max([slots, *(slot + 1 for slot in self._wanted)])
+        wanted = (slots, room.streams, room.length)
+        have = (0, 0, 0)
+        if caches:
+            shape = caches[0].shape
+            have = (shape[1], shape[2], shape[4])
+        both = tuple(max(pair) for pair in zip(have, wanted, strict=True))
+        target = both if math.prod(both) <= SLACK * math.prod(wanted) else wanted
+        if target == have:
+            return
+
+        def shaped(dims: tuple[int, ...]) -> list[int]:
+            return [2, dims[0], dims[1], net.heads, dims[2], self.width]
+
+        self.moves += 1
+        if not caches:
+            caches += [self._new(shaped(target)) for _ in net.layers]
+            return
+        for i in range(len(caches)):
+            try:
+                caches[i] = self._moved(caches[i], shaped(target))
+            except BaseException:
+                # all layers must have one shape: the kernels ask the first for it
+                for before in range(i):
+                    caches[before] = self._moved(caches[before], shaped(have))
+                raise
+
+    def _moved(self, cache: Tensor, shape: list[int]) -> Tensor:
+        """A cache of another shape with the contents of the slots in use."""
+        new = self._new(shape)
+        _, slots, streams, _, length, _ = (min(pair) for pair in zip(shape, cache.shape, strict=True))
+        for slot in self._wanted:
+            if slot < slots:
+                new[:, slot, :streams, :, :length] = cache[:, slot, :streams, :, :length]
+        return new
 
     def reserve(self, slots: int, streams: int, length: int) -> None:
-        """Room for ``slots`` slots of ``streams`` streams and ``length`` places."""
-        self._grow(self.own, slots, streams, _up(length, STEP_BUCKET))
+        """Room for ``slots`` slots of ``streams`` streams and ``length`` places, beside what is in use."""
+        asked = Room(streams, _up(length, STEP_BUCKET))
+        self._asked = (asked, Room())
+        self._fit(self.own, slots, asked.beside(own for own, _ in self._wanted.values()))
 
     def reserve_cross(self, slots: int, sources: list[int]) -> None:
-        """Room for cross-attention to sources of these lengths, one for each stream that has one."""
-        if sources:
-            self._grow(self.cross, slots, len(sources), _up(max(sources), CROSS_BUCKET))
+        """Room for cross-attention to sources of these lengths, one for each stream that has one. For the
+        window that ``reserve`` was asked for last.
+        """
+        asked = Room(len(sources), _up(max(sources, default=0), CROSS_BUCKET))
+        self._asked = (self._asked[0], asked)
+        room = asked.beside(cross for _, cross in self._wanted.values())
+        if room.streams:
+            self._fit(self.cross, slots, room)
+
+    def release(self, slot: int) -> None:
+        """A slot's contents are no longer needed."""
+        self._wanted.pop(slot, None)
+        if not self._wanted and self.own and self.own[0].shape[1] > 1:
+            self.moves += 1
+            self.own.clear()
+            self.cross.clear()
 
     def clear(self, slot: int) -> None:
         """Forget a slot's contents."""
@@ -129,15 +194,19 @@ class Caches:
         return at[0], at[1]
 
     def set_lengths(self, slot: int, prefix: list[int], sources: list[int]) -> None:
-        """Note the prefix steps and source lengths of each stream (0: none)."""
+        """Note the prefix steps and source lengths of each stream (0: none). The slot is in use from here on,
+        with the room that was reserved last.
+        """
         self.prefix[slot], self.sources[slot] = prefix, sources
+        self._wanted[slot] = self._asked
 
     def copy(self, source: int, target: int) -> None:
-        """Make one slot's caches like another's."""
+        """Make one slot's caches like another's. Both lie within what was reserved."""
         for cache in (*self.own, *self.cross):
             if max(source, target) < cache.shape[1]:
                 cache[:, target] = cache[:, source]
         self.prefix[target], self.sources[target] = list(self.prefix[source]), list(self.sources[source])
+        self._wanted[target] = self._wanted[source]
 
     def group(self, slots: Sequence[int], steps: Sequence[int]) -> Group:
         """How the rows of these slots, fed with these steps, lie in the caches."""
