@@ -20,7 +20,7 @@ MAX_CHANNELS = 2
 MAX_NEW_FRAMES = 180_000  # an hour at 50 frames a second; longer is a mistake in units
 MAX_RATE_HZ = 768_000
 MAX_COEF = 100.0
-MAX_BPM = 1000
+MAX_BPM = 2000  # as on the wire (protocol/tempo.py)
 
 
 def _refuse(message: str, field: str, value: object, allowed: str) -> GenModelError:

@@ -58,10 +58,7 @@ def dice_map(dice: random.Random, most: int = 6) -> list[Change]:
     changes: list[Change] = []
     at = Fraction(0)
     for number in range(dice.randint(1, most)):
-        bpm = min(
-            Fraction(dice.randint(40, 240)) + Fraction(dice.randint(0, 999), dice.choice([1, 7, 1000])),
-            Fraction(1000),
-        )
+        bpm = Fraction(dice.randint(40, 240)) + Fraction(dice.randint(0, 999), dice.choice([1, 7, 1000]))
         change: Change = {
             "at": at,
             "bpm": min(bpm, Fraction(1999)),
