@@ -6,7 +6,10 @@ What was measured with Audacity 3.2.4 and made this file:
 - the pipe is there before the window, and then answers with a bare newline;
 - a line of more than 1,022 bytes is cut, and its rest is taken for a command of its own. So a command
   with a newline or of that length is refused here, and what a user wrote never stands in a command;
-- two clients at once read each other's answers: a lock keeps those of Segue apart.
+- two clients at once read each other's answers: a lock keeps those of Segue apart;
+- the answer to a client that was killed goes to the next one, which would then take each answer for that of
+  the command after it (and remove a file that Audacity still reads: a dialog, and no answer any more). So
+  every conversation begins with words of its own, and whatever comes before their echo is thrown away.
 """
 
 from __future__ import annotations
@@ -14,9 +17,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -53,15 +58,17 @@ class Pipe:
         self._buffer = b""
         self._over: SegueError | None = None
         self._lock = _Lock() if ends is None else None
+        deadline = time.monotonic() + answer_s
         try:
             if self._lock is not None:
                 self._lock.take(LOCK_S)
+                deadline = time.monotonic() + answer_s
             self._ends = ends if ends is not None else connect(connect_s)
         except BaseException:
             self._unlock()
             raise
         try:
-            self._greet(time.monotonic() + answer_s)
+            self._greet(deadline, lambda: connect(connect_s) if ends is None else None)
         except BaseException:
             self.close()
             raise
@@ -81,9 +88,27 @@ class Pipe:
         if self._lock is not None:
             self._lock.give()
 
-    def _greet(self, deadline: float) -> None:
-        """Ask until Audacity has a window: before that every answer is an empty one."""
-        while self._ask("GetInfo: Type=Tracks Format=JSON", deadline) is None:
+    def _greet(self, deadline: float, again: Callable[[], Ends | None]) -> None:
+        """Say something until its echo comes. Before Audacity has a window every answer is an empty one; and
+        the pipes that were opened may be the last client's, which Audacity is about to make anew.
+        """
+        while True:
+            words = f"segue {secrets.token_hex(8)}"
+            try:
+                found = self._ask(f"Message: Text={quoted(words)}", deadline)
+                while found is not None:
+                    # an Audacity without this command names it in its refusal
+                    if words in found[1] or (not found[0] and "Message" in found[1]):
+                        return
+                    found = self._answer(deadline, "Message")
+            except SegueError as error:
+                if error.code != "E_UNREACHABLE" or time.monotonic() >= deadline:
+                    raise
+                new = again()
+                if new is None:
+                    raise
+                self._ends.close()
+                self._ends, self._buffer, self._over = new, b"", None
             time.sleep(0.1)
 
     def do(self, command: str, *, timeout_s: float | None = None) -> str:
@@ -110,8 +135,14 @@ class Pipe:
             raise ValueError(f"no command for the pipe: {command[:80]!r}")
         if self._over is not None:
             raise self._over
-        try:
+        name = command.split(":")[0]
+        with self._ending_it(name):
             self._ends.write(data + b"\n", deadline)
+        return self._answer(deadline, name)
+
+    def _answer(self, deadline: float, name: str) -> tuple[bool, str] | None:
+        """The next answer, of the command of that name or of one before it."""
+        with self._ending_it(name):
             while (end := _END.search(self._buffer)) is None:
                 bare = self._buffer == b"\n"
                 until = min(deadline, time.monotonic() + EMPTY_S) if bare else deadline
@@ -122,6 +153,15 @@ class Pipe:
                     return None
                 if not found and time.monotonic() >= deadline:
                     raise TimeoutError
+        text = self._buffer[: end.start()].decode("utf-8", "replace").strip()
+        self._buffer = self._buffer[end.end() :]
+        return end[1] == b"OK", text
+
+    @contextlib.contextmanager
+    def _ending_it(self, name: str) -> Iterator[None]:
+        """What the ends tell, as the conversation's end."""
+        try:
+            yield
         except Closed:
             self._over = SegueError("E_UNREACHABLE", "Audacity was closed.", field="audacity", retry="after")
             raise self._over from None
@@ -131,12 +171,9 @@ class Pipe:
                 "Audacity is there but does not answer: is a dialog open in it? Close it and try again.",
                 field="audacity",
                 retry="after",
-                detail=command.split(":")[0],
+                detail=name,
             )
             raise self._over from None
-        text = self._buffer[: end.start()].decode("utf-8", "replace").strip()
-        self._buffer = self._buffer[end.end() :]
-        return end[1] == b"OK", text
 
 
 def _failed(command: str, text: str) -> SegueError:

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from bridge_clients.audacity import host, pipe_ends
+from bridge_clients.audacity import pipe as talking
 from bridge_clients.audacity.pipe import MAX_COMMAND_BYTES, Pipe, quoted
 from protocol.errors import SegueError
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="FIFOs")
-READY = b"\n[  ]\nBatchCommand finished: OK\n\n"
+READY = b"{echo}\nBatchCommand finished: OK\n\n"  # {echo}: the text of a Message
 
 
 class Other:
@@ -39,8 +40,9 @@ class Other:
                 self.heard.append(line)
                 if not self._answers:
                     return  # closed in the middle
+                echo = line.partition(b'Text="')[2].rstrip(b'"\n')
                 for piece in self._answers.pop(0):
-                    back.write(piece)
+                    back.write(piece.replace(b"{echo}", echo))
                     time.sleep(0.01)
 
     def ends(self) -> pipe_ends.Ends:
@@ -64,7 +66,37 @@ def talk(tmp_path: Path) -> Iterator[Callable[..., tuple[Pipe, Other]]]:
 def test_a_bare_newline_is_no_answer_and_is_asked_again(talk: Any) -> None:
     pipe, other = talk((b"\n",), (b"\n",), (READY,), (b"5\nBatchCommand finished: OK\n\n",))
     assert pipe.do("GetPreference: Name=x") == "5"
-    assert len(other.heard) == 4 and other.heard[0] == other.heard[2] == b"GetInfo: Type=Tracks Format=JSON\n"
+    assert len(other.heard) == 4 and len(set(other.heard)) == 4
+    assert all(line.startswith(b'Message: Text="segue ') for line in other.heard[:3])
+
+
+def test_answers_to_a_client_that_was_killed_are_thrown_away(talk: Any) -> None:
+    stale = b"/removed/by/now.wav\nBatchCommand finished: OK\n\n"
+    rest = b'"channels":2 } ]\nBatchCommand finished: Failed!\n\n'
+    pipe, other = talk((rest, stale, READY), (b"5\nBatchCommand finished: OK\n\n",))
+    assert pipe.do("GetPreference: Name=x") == "5"
+    assert len(other.heard) == 2
+
+
+def test_an_audacity_without_messages_is_greeted_too(talk: Any) -> None:
+    unknown = b"Your batch command of Message was not recognized.\nBatchCommand finished: Failed!\n\n"
+    pipe, _ = talk((unknown,), (b"5\nBatchCommand finished: OK\n\n",))
+    assert pipe.do("GetPreference: Name=x") == "5"
+
+
+def test_pipes_that_are_made_anew_meanwhile_are_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [tmp_path / "old", tmp_path / "new"]
+    for folder in folders:
+        folder.mkdir()
+    old, new = Other(folders[0]), Other(folders[1], (READY,), (b"5\nBatchCommand finished: OK\n\n",))
+    ends = iter((old.ends(), new.ends()))
+    monkeypatch.setattr(talking, "connect", lambda wait_s: next(ends))
+    monkeypatch.setattr(talking.tempfile, "gettempdir", lambda: str(tmp_path))  # another lock than the user's
+    with Pipe(answer_s=5) as pipe:
+        assert pipe.do("GetPreference: Name=x") == "5"
+    assert len(old.heard) == 1 and len(new.heard) == 2
 
 
 def test_an_answer_in_pieces_with_blank_lines_is_one(talk: Any) -> None:
@@ -183,6 +215,9 @@ class Pipes:
 
     def write(self, data: bytes) -> None:
         self.sent.append(data)
+        if data.startswith(b"Message:"):
+            words = data.partition(b'"')[2].rpartition(b'"')[0]
+            self.answers.put(READY.replace(b"{echo}", words).replace(b"\n", b"\r\n") + b"\x00")
 
     def read(self, _size: int) -> bytes:
         return self.answers.get()
@@ -193,9 +228,8 @@ class Pipes:
 
 def test_the_pipes_of_windows_speak_the_same() -> None:
     pipes = Pipes()
-    for answer in (READY, b"5\r\nBatchCommand finished: OK\r\n\r\n\x00"):
-        pipes.answers.put(answer)
     with Pipe(ends=pipe_ends._WindowsEnds(time.monotonic() + 1, pipes.open), answer_s=2) as pipe:
+        pipes.answers.put(b"5\r\nBatchCommand finished: OK\r\n\r\n\x00")
         assert pipe.do("GetPreference: Name=x") == "5"
         assert pipes.sent[-1] == b"GetPreference: Name=x\r\n\0"
         pipes.answers.put(b"")
@@ -205,7 +239,6 @@ def test_the_pipes_of_windows_speak_the_same() -> None:
 
 def test_the_pipes_of_windows_end_in_time_too() -> None:
     pipes = Pipes()
-    pipes.answers.put(READY)
     with Pipe(ends=pipe_ends._WindowsEnds(time.monotonic() + 1, pipes.open), answer_s=0.3) as pipe:
         with pytest.raises(SegueError, match="does not answer"):
             pipe.do("Undo:")
