@@ -306,7 +306,7 @@ def _check_still(setting: Setting) -> None:
 
 
 def _failed(error: OSError) -> SegueError:
-    from bridge_clients.jobdir import disk_error
+    from bridge_clients.jobdir.folder import disk_error
 
     made = disk_error(Path(error.filename or "."), error)
     made.code = "E_ARGUMENT" if made.code == "E_DISK" else made.code

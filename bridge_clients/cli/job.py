@@ -19,8 +19,8 @@ _CANCELLED = 130
 
 def run(args: Any) -> int:
     """See the directory's job to its end. What there is to say stands in it, and once on stderr."""
-    from bridge_clients.jobdir import JobDir
-    from bridge_clients.jobdir_run import Busy, Run
+    from bridge_clients.jobdir.folder import JobDir
+    from bridge_clients.jobdir.run import Busy, Run
 
     _stand_alone()
     path = Path(args.directory)
@@ -64,8 +64,8 @@ def _stand_alone() -> None:
 
 def _refuse_there(path: Path, error: SegueError) -> None:
     """Say it in the directory too, where a host looks for it, if the directory is ours; nothing is read."""
-    from bridge_clients.jobdir import DONE as DONE_FILE
-    from bridge_clients.jobdir import to_json
+    from bridge_clients.jobdir.folder import DONE as DONE_FILE
+    from bridge_clients.jobdir.folder import to_json
 
     with contextlib.suppress(OSError):
         info = os.lstat(path)

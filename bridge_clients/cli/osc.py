@@ -15,7 +15,7 @@ from bridge_clients.cli.incident import write_incident
 
 def run(args: Any) -> int:
     """Listen until Ctrl-C or SIGTERM. What is under way then is cancelled."""
-    from bridge_clients.osc_server import OscServer
+    from bridge_clients.osc.server import OscServer
 
     def say(sentence: str) -> None:
         sys.stdout.write(f"{sentence}\n")

@@ -15,7 +15,7 @@ def run(args: Any) -> int:
     """Watch until Ctrl-C or SIGTERM; jobs that are under way go on by themselves."""
     import sys
 
-    from bridge_clients.jobdir_watch import Watch
+    from bridge_clients.jobdir.watch import Watch
 
     def say(sentence: str) -> None:
         sys.stdout.write(f"{sentence}\n")

@@ -235,7 +235,7 @@ def test_a_disk_too_small_is_said_before_anything_is_made(jobs: Jobs, small_disk
 
 
 def test_a_line_that_found_no_room_does_not_spoil_the_next(tmp_path: Path, small_disk: Path) -> None:
-    from bridge_clients.jobdir import JobDir
+    from bridge_clients.jobdir.folder import JobDir
 
     folder = small_disk / "job"
     folder.mkdir(mode=0o700)

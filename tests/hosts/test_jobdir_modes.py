@@ -84,8 +84,8 @@ def test_long_tracks_are_cut_to_what_matters(jobs: Jobs) -> None:
         audio=[{"file": "long.wav", "role": "context", "position": -8000 * 300}],
     )  # fmt: skip
     write_wav(job.folder / "long.wav", tone(600.0, 8000, 1), 8000)
-    from bridge_clients.jobdir import JobDir
-    from bridge_clients.jobdir_request import read_request
+    from bridge_clients.jobdir.folder import JobDir
+    from bridge_clients.jobdir.request import read_request
 
     place = JobDir(job.folder)
     (block,) = read_request(place).submit.blocks

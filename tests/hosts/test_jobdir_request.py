@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from bridge_clients.jobdir import JobDir, to_json
-from bridge_clients.jobdir_request import JobRequest, read_request
+from bridge_clients.jobdir.folder import JobDir, to_json
+from bridge_clients.jobdir.request import JobRequest, read_request
 from protocol.audio import AudioFormat
 from protocol.errors import SegueError
 from protocol.submit import Retake, Submit

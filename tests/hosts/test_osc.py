@@ -21,9 +21,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge_clients.osc_packets import MAX_DEPTH, MAX_MESSAGES, Message, OscError, decode, encode
-from bridge_clients.osc_requests import KEYS, parse
-from bridge_clients.osc_senders import Senders, loopback, owners
+from bridge_clients.osc.packets import MAX_DEPTH, MAX_MESSAGES, Message, OscError, decode, encode
+from bridge_clients.osc.requests import KEYS, parse
+from bridge_clients.osc.senders import Senders, loopback, owners
 from protocol.errors import SegueError
 from tests.daemon import engine
 from tests.daemon.house import ROOT, alive

@@ -2,8 +2,8 @@
 
 Here: the directory itself, opened once, checked, and from then on used only through its descriptor, so that
 nobody who moves things about can lead a read or a write elsewhere. What stands in the request is
-`jobdir_request`, the talk with the daemon `jobdir_talk`, the finished files `jobdir_takes`, and the whole of
-`segue job DIR` `jobdir_run`.
+`request`, the talk with the daemon `talk`, the finished files `takes`, and the whole of
+`segue job DIR` `run`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge_clients.jobdir import DONE, HEARTBEAT, REQUEST, SAFE_NAME, JobDir, check_folder, write_beat
+from bridge_clients.jobdir.folder import DONE, HEARTBEAT, REQUEST, SAFE_NAME, JobDir, check_folder, write_beat
 from protocol.errors import SegueError
 
 BEAT = ".watch"

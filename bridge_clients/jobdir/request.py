@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge_clients import wav
-from bridge_clients.jobdir import KEY, MAX_REQUEST_BYTES, REQUEST, JobDir
+from bridge_clients.jobdir.folder import KEY, MAX_REQUEST_BYTES, REQUEST, JobDir
 from protocol.audio import AudioBlock, AudioFormat
 from protocol.errors import SegueError
 from protocol.fields import Record, wrong

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bridge_clients.osc_packets import Value
+from bridge_clients.osc.packets import Value
 from protocol.errors import SegueError
 
 # mode -> the roles of the paths that stand first

@@ -1,7 +1,7 @@
 """The talk with the daemon about one job directory: hand the job in, tell what happens, land the takes.
 
 Runs on a thread of its own, because a daemon that starts or hangs may keep it for seconds; whoever watches
-the directory (`jobdir_run`) goes on meanwhile.
+the directory (`run`) goes on meanwhile.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from bridge_clients.client import Client
-from bridge_clients.jobdir import KEY, JobDir
-from bridge_clients.jobdir_request import JobRequest, read_request
-from bridge_clients.jobdir_takes import Chunks, Landing, takes_of
+from bridge_clients.jobdir.folder import KEY, JobDir
+from bridge_clients.jobdir.request import JobRequest, read_request
+from bridge_clients.jobdir.takes import Chunks, Landing, takes_of
 from protocol.errors import SegueError
 from protocol.events import Audio, Cancelled, Done, Failed, Requeued, Started, Tick
 from protocol.replies import JobInfo

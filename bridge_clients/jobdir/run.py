@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from bridge_clients.client import Client
-from bridge_clients.jobdir import CANCEL, DONE, JobDir
-from bridge_clients.jobdir_talk import CLIENT_NAME, Stopped, Talk
+from bridge_clients.jobdir.folder import CANCEL, DONE, JobDir
+from bridge_clients.jobdir.talk import CLIENT_NAME, Stopped, Talk
 from protocol.errors import SegueError
 
 LOOK_S = 0.02

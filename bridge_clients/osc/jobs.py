@@ -15,10 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bridge_clients.jobdir import CANCEL, DONE, PROGRESS, REQUEST, JobDir, disk_error
-from bridge_clients.jobdir_run import Run
-from bridge_clients.osc_packets import Value
-from bridge_clients.osc_requests import Sound, Wanted
+from bridge_clients.jobdir.folder import CANCEL, DONE, PROGRESS, REQUEST, JobDir, disk_error
+from bridge_clients.jobdir.run import Run
+from bridge_clients.osc.packets import Value
+from bridge_clients.osc.requests import Sound, Wanted
 from protocol.errors import SegueError
 
 Answer = tuple[str, tuple[Value, ...]]  # address and values

@@ -17,7 +17,7 @@ from typing import Any
 
 from bridge_clients import wav
 from bridge_clients.core import PIECE_BYTES
-from bridge_clients.jobdir import CHUNKS, JobDir, disk_error
+from bridge_clients.jobdir.folder import CHUNKS, JobDir, disk_error
 from protocol.errors import SegueError
 from protocol.events import Audio
 from protocol.requests import Fetch

@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bridge_clients.osc_jobs import Answer, OscJob, error_answer
-from bridge_clients.osc_packets import Message, OscError, Value, decode, encode
-from bridge_clients.osc_requests import PATHS, parse, tag_of, wrong
-from bridge_clients.osc_senders import Address, Senders, loopback
+from bridge_clients.osc.jobs import Answer, OscJob, error_answer
+from bridge_clients.osc.packets import Message, OscError, Value, decode, encode
+from bridge_clients.osc.requests import PATHS, parse, tag_of, wrong
+from bridge_clients.osc.senders import Address, Senders, loopback
 from protocol.errors import SegueError
 
 DEFAULT_PORT = 5776

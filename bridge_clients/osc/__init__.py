@@ -1,0 +1,1 @@
+"""The OSC server of `segue osc`; README.md has its addresses."""
