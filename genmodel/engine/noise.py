@@ -82,3 +82,11 @@ def gumbel_noise(keys: Tensor, card: int) -> Tensor:
     # an odd integer below 2^31, rounded to float32: its leading bits are the table's index
     bits = ((h & 0x7FFFFFFF) | 1).to(torch.float32).view(torch.int32)
     return _table(keys.device)[(bits >> _SHIFT) - _ONE_BITS]
+
+
+def noise_tables(card: int) -> tuple[Tensor, Tensor, int]:
+    """What `gumbel_noise` looks up, for kernels that make the same: the table float32, the tokens' salts
+    int32 [card], and how many low bits of the hash as float32 the table's index leaves out.
+    """
+    cpu = torch.device("cpu")
+    return _table(cpu), _salts(card, cpu), _SHIFT

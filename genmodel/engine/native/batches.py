@@ -24,6 +24,16 @@ class Line:
 Mix = Sequence[tuple[int, float]]  # rows and their weights, the base last
 
 
+def mixes_of(weights: Sequence[Sequence[float]]) -> list[Mix]:
+    """The mix of each session, whose rows follow each other."""
+    mixes: list[Mix] = []
+    row = 0
+    for of_session in weights:
+        mixes.append([(row + i, weight) for i, weight in enumerate(of_session)])
+        row += len(of_session)
+    return mixes
+
+
 def _own_runs(lines: Sequence[Line]) -> tuple[list[tuple[int, int, int, int, int]], list[int]]:
     """Rows of one stream together, in the order of their places."""
     found: dict[tuple[int, int], list[int]] = {}

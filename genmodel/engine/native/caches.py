@@ -26,6 +26,13 @@ class NativeGroup(Group):
     lines: tuple[Line, ...] = ()
 
 
+def native_lines(group: Group) -> tuple[Line, ...]:
+    """The lines of a group that ``NativeCaches`` made."""
+    if not isinstance(group, NativeGroup):
+        raise TypeError("this group is another network's")
+    return group.lines
+
+
 class NativeCaches(Caches):
     """See the module's text."""
 

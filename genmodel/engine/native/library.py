@@ -17,6 +17,7 @@ from genmodel.engine.native.build import NativeAbsentError, library
 PATHS = ("portable", "avx2", "avx512")  # worst first
 # A thread for each so many bytes of weights: less is done before a second has begun. No bits depend on it.
 BYTES_PER_THREAD = 2**19
+_BYTES_PER_LOGIT = 16  # drawing from one takes about as long as a product with so many bytes of weights
 _POOL = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
 _POINTER = ctypes.c_void_p
 _INT = ctypes.c_int32
@@ -86,6 +87,32 @@ class CBatch(ctypes.Structure):
     ]  # fmt: skip
 
 
+class CInputs(ctypes.Structure):
+    """``SegueInputs``."""
+
+    _fields_ = [
+        ("x", _POINTER), ("tokens", _POINTER), ("embedding", _POINTER), ("positions", _POINTER),
+        ("added", _POINTER), ("session", ctypes.POINTER(_INT)), ("place", ctypes.POINTER(_INT)),
+        ("codebooks", _INT), ("table_rows", _INT),
+    ]  # fmt: skip
+
+
+class CDraw(ctypes.Structure):
+    """``SegueDraw``."""
+
+    _fields_ = [
+        ("keys", _POINTER), ("near", _POINTER), ("key_stride", ctypes.c_int64),
+        ("near_stride", ctypes.c_int64), ("bonus", ctypes.c_float), ("temperature", ctypes.c_float),
+        ("top_k", _INT),
+    ]  # fmt: skip
+
+
+class CNoise(ctypes.Structure):
+    """``SegueNoise``."""
+
+    _fields_ = [("table", _POINTER), ("salts", _POINTER), ("shift", _INT)]
+
+
 class CPool(ctypes.Structure):
     """``SeguePool``."""
 
@@ -152,8 +179,10 @@ class Kernels:
         self._entries: list[Any] = [None, None, None]
         if pool is not None:
             self._entries = [ctypes.cast(getattr(pool, name), _POINTER) for name in _POOL]
-        loaded.segue_scratch_bytes.restype = loaded.segue_linear_scratch_bytes.restype = ctypes.c_int64
-        loaded.segue_forward.restype = loaded.segue_linear.restype = None
+        for name in ("scratch", "linear_scratch", "draw_scratch"):
+            getattr(loaded, f"segue_{name}_bytes").restype = ctypes.c_int64
+        for name in ("forward", "linear", "draw"):
+            getattr(loaded, f"segue_{name}").restype = None
 
     def _pool(self, weights_bytes: int) -> CPool:
         threads = min(torch.get_num_threads(), 1 + weights_bytes // BYTES_PER_THREAD)
@@ -165,17 +194,17 @@ class Kernels:
         own: CCache,
         cross: CCache,
         batch: CBatch,
-        x: Tensor,
+        inputs: CInputs,
         mixed: Tensor,
         scratch: Scratch,
         weights_bytes: int,
     ) -> None:
-        """x float32 [rows, D] through all layers; guidance's mix of each session to ``mixed`` [n, D]."""
+        """The inputs of all rows through all layers; guidance's mix of each session to ``mixed`` [n, D]."""
         pool = self._pool(weights_bytes)
         by = ctypes.byref
         size = self._library.segue_scratch_bytes(by(model), batch.rows, batch.longest, pool.threads)
         self._library.segue_forward(
-            self._number, by(pool), by(model), by(own), by(cross), by(batch), _POINTER(x.data_ptr()),
+            self._number, by(pool), by(model), by(own), by(cross), by(batch), by(inputs),
             _POINTER(mixed.data_ptr()), _POINTER(scratch.address(size)),
         )  # fmt: skip
 
@@ -188,6 +217,20 @@ class Kernels:
         self._library.segue_linear(
             self._number, by(pool), by(linear), _POINTER(x.data_ptr()), width, rows,
             _POINTER(y.data_ptr()), _POINTER(scratch.address(size)),
+        )  # fmt: skip
+
+    def draw(
+        self, draws: Any, noise: CNoise, logits: Tensor, tokens: Tensor, finite: Tensor, scratch: Scratch
+    ) -> None:
+        """Logits float32 [n, K, card] (a row's together) -> tokens int64 [n, K]; finite bool [n, K]."""
+        takes, codebooks, card = logits.shape
+        pool = self._pool(takes * codebooks * card * _BYTES_PER_LOGIT)
+        by = ctypes.byref
+        size = self._library.segue_draw_scratch_bytes(card, pool.threads)
+        self._library.segue_draw(
+            self._number, by(pool), draws, by(noise), takes, codebooks, card,
+            ctypes.c_int64(logits.stride(0)), _POINTER(logits.data_ptr()), _POINTER(tokens.data_ptr()),
+            _POINTER(finite.data_ptr()), _POINTER(scratch.address(size)),
         )  # fmt: skip
 
 

@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 
 from genmodel.engine.caches import Caches, Group
-from genmodel.engine.native.batches import Line, make_batch
-from genmodel.engine.native.caches import NativeCaches, NativeGroup
-from genmodel.engine.native.library import CLayer, CLinear, CModel, CNorm, Scratch, kernels
+from genmodel.engine.native.batches import Line, Mix, make_batch, mixes_of
+from genmodel.engine.native.caches import NativeCaches, native_lines
+from genmodel.engine.native.draws import Draws, drawable
+from genmodel.engine.native.library import CInputs, CLayer, CLinear, CModel, CNorm, Scratch, ints, kernels
 from genmodel.engine.native.weights import Arena, NativeLinear, NativeNorm, c_array, linear_bytes
 from genmodel.engine.network import Layer, Network, Norm
 from genmodel.engine.prefilling import Slices
 
 if TYPE_CHECKING:
     from genmodel.engine.conditions import Stream
+    from genmodel.engine.drawing import Draw
     from genmodel.lm.lm import LMModel
 
 PREFILL_ROWS = 128  # rows of one call: enough to be limited by arithmetic, few enough to stay in the cache
@@ -25,6 +27,8 @@ PREFILL_ROWS = 128  # rows of one call: enough to be limited by arithmetic, few 
 
 class NativeNetwork(Network):
     """An ``LMModel`` with int8 weights; ``path`` as ``Kernels`` (None: the best that runs here).
+
+    ``fused``: whether embedding and drawing are left to the kernels too, which changes no bits.
 
     Memory: a quarter of the layers' and heads' float32 weights, beside the embeddings.
     """
@@ -44,6 +48,9 @@ class NativeNetwork(Network):
         self._arena = Arena(config.num_layers * layer + head)
         super().__init__(lm, "int8")
         self.cache_dtype = torch.bfloat16
+        self.fused = True
+        self.embedding = self.embedding.contiguous()
+        self._draws = Draws(self.kernels, self._scratch, config.card)
         self._norms: list[NativeNorm] = []
         self._layers = c_array([self._c_layer(made) for made in self.layers], CLayer)
         self._model = CModel(
@@ -81,26 +88,50 @@ class NativeNetwork(Network):
     def caches(self) -> Caches:
         return NativeCaches(self)
 
-    def _run(
-        self, caches: Caches, lines: Sequence[Line], x: Tensor, mixes: Sequence[Sequence[tuple[int, float]]]
-    ) -> Tensor:
+    def _run(self, caches: Caches, lines: Sequence[Line], inputs: CInputs, mixes: Sequence[Mix]) -> Tensor:
         if not isinstance(caches, NativeCaches):
             raise TypeError("these caches are another network's")
         mixed = torch.empty(len(mixes), self.config.dim)
         self.kernels.forward(
             self._model, caches.c_form(caches.own), caches.c_form(caches.cross), make_batch(lines, mixes),
-            x.contiguous(), mixed, self._scratch, self.step_bytes,
+            inputs, mixed, self._scratch, self.step_bytes,
         )  # fmt: skip
         return mixed
 
     def step(self, caches: Caches, group: Group, x: Tensor, weights: Sequence[Sequence[float]]) -> Tensor:
-        if not isinstance(group, NativeGroup):
-            raise TypeError("this group is another network's")
-        mixes, row = [], 0
-        for of_session in weights:
-            mixes.append([(row + i, weight) for i, weight in enumerate(of_session)])
-            row += len(of_session)
-        return self._run(caches, group.lines, x, mixes)
+        x = x.contiguous()
+        return self._run(caches, native_lines(group), CInputs(x.data_ptr()), mixes_of(weights))
+
+    def feed(
+        self,
+        caches: Caches,
+        group: Group,
+        tokens: Tensor,
+        added: Tensor | None,
+        weights: Sequence[Sequence[float]],
+    ) -> Tensor:
+        """As the base class, embedded by the kernels: the same bits."""
+        if not self.fused:
+            return super().feed(caches, group, tokens, added, weights)
+        lines = native_lines(group)
+        tokens = tokens.contiguous()
+        added = None if added is None else added.float().contiguous()
+        positions = self.positions(group.capacity)
+        owners = [i for i, count in enumerate(group.rows_of_session) for _ in range(count)]
+        inputs = CInputs(
+            None, tokens.data_ptr(), self.embedding.data_ptr(), positions.data_ptr(),
+            None if added is None else added.data_ptr(), ints(owners), ints([line.place for line in lines]),
+            self.config.n_q, self.config.card + 1,
+        )  # fmt: skip
+        return self._run(caches, lines, inputs, mixes_of(weights))
+
+    def choose(self, logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
+        """As the base class, by the kernels where they can: the same tokens."""
+        if self.fused and all(drawable(draw) for draw in draws):
+            tokens, finite = self._draws(logits, draws)
+            if bool(finite.all()):
+                return tokens, finite
+        return super().choose(logits, draws)
 
     def prefill(
         self,
@@ -134,7 +165,8 @@ class NativeNetwork(Network):
                 lines += caches.lines(slot, c, range(begin, end))
                 parts.append(x[begin:end])
                 last.append((len(lines) - 1, streams[c].weight))
-            mixed = self._run(caches, lines, torch.cat(parts), [last] if after == 0 else [])
+            fed = torch.cat(parts)
+            mixed = self._run(caches, lines, CInputs(fed.data_ptr()), [last] if after == 0 else [])
             if after and rows is not None:
                 yield
         return mixed[0]

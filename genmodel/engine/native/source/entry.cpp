@@ -75,9 +75,20 @@ int64_t segue_scratch_bytes(const SegueModel* model, int32_t rows, int32_t longe
 }
 
 void segue_forward(int32_t path, const SeguePool* pool, const SegueModel* model, const SegueCache* own,
-                   const SegueCache* cross, const SegueBatch* batch, const float* x, float* mixed, void* scratch) {
+                   const SegueCache* cross, const SegueBatch* batch, const SegueInputs* inputs, float* mixed,
+                   void* scratch) {
   on_team(*pool, [=](Team& team, int thread) {
-    kPaths[path]->forward(team, thread, *model, *own, *cross, *batch, x, mixed, scratch);
+    kPaths[path]->forward(team, thread, *model, *own, *cross, *batch, *inputs, mixed, scratch);
+  });
+}
+
+int64_t segue_draw_scratch_bytes(int32_t card, int32_t threads) { return (int64_t)threads * 4 * (2 * card + 1); }
+
+void segue_draw(int32_t path, const SeguePool* pool, const SegueDraw* draws, const SegueNoise* noise, int32_t takes,
+                int32_t codebooks, int32_t card, int64_t stride, const float* logits, int64_t* tokens,
+                uint8_t* finite, void* scratch) {
+  on_team(*pool, [=](Team& team, int thread) {
+    kPaths[path]->draw(team, thread, draws, *noise, takes, codebooks, card, stride, logits, tokens, finite, scratch);
   });
 }
 

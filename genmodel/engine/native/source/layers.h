@@ -144,14 +144,35 @@ struct Call {
   }
 };
 
+// The input of row m, in the order of sums that torch has.
+static inline void fill_input(const SegueInputs& from, int dim, int m, float* row) {
+  if (from.x) {
+    memcpy(row, from.x + (size_t)m * dim, sizeof(float) * dim);
+    return;
+  }
+  for (int k = 0; k < from.codebooks; k++) {
+    const int64_t token = from.tokens[(size_t)from.session[m] * from.codebooks + k];
+    if (token < 0 || token >= from.table_rows) {  // shows itself as numbers that are not finite
+      for (int d = 0; d < dim; d++) row[d] = NAN;
+      return;
+    }
+    const float* entry = from.embedding + ((size_t)k * from.table_rows + token) * dim;
+    for (int d = 0; d < dim; d++) row[d] += entry[d];
+  }
+  const float* code = from.positions + (size_t)from.place[m] * dim;
+  for (int d = 0; d < dim; d++) row[d] += code[d];
+  if (from.added)
+    for (int d = 0; d < dim; d++) row[d] += from.added[(size_t)m * dim + d];
+}
+
 static void forward(Team& team, int thread, const SegueModel& model, const SegueCache& own, const SegueCache& cross,
-                    const SegueBatch& batch, const float* x, float* mixed, void* scratch) {
+                    const SegueBatch& batch, const SegueInputs& inputs, float* mixed, void* scratch) {
   const Call call = {team, thread, model, batch,
                      cut_rooms(model, batch.rows, batch.longest, team.size, thread, scratch, nullptr)};
   for (int m; (m = team.take(thread, batch.rows)) >= 0;) {
     float* row = call.at.x + m * call.at.x_stride;
     memset(row, 0, sizeof(float) * call.at.x_stride);
-    memcpy(row, x + (size_t)m * model.dim, sizeof(float) * model.dim);
+    fill_input(inputs, model.dim, m, row);
     memset(call.at.heard + m * call.at.x_stride, 0, sizeof(float) * call.at.x_stride);  // its padding
   }
   team.wait();

@@ -63,6 +63,33 @@ typedef struct {
   const float* mix_weights;  // one for each of mix_rows
 } SegueBatch;
 
+// What is fed: inputs [rows, dim], or with tokens what they embed to, plus the position code, plus `added`.
+typedef struct {
+  const float* x;              // [rows][dim]; null: from tokens
+  const int64_t* tokens;       // [sessions][codebooks]
+  const float* embedding;      // [codebooks * table_rows][dim]
+  const float* positions;      // [places][dim]
+  const float* added;          // [rows][dim] or null
+  const int32_t* session;      // [rows]
+  const int32_t* place;        // [rows]
+  int32_t codebooks, table_rows;
+} SegueInputs;
+
+// How one take's tokens of one step are drawn.
+typedef struct {
+  const int64_t* keys;  // of the noise, one a codebook `key_stride` apart; null: the likeliest token
+  const int64_t* near;  // tokens that get the bonus, likewise (negative: none), or null
+  int64_t key_stride, near_stride;
+  float bonus, temperature;
+  int32_t top_k;        // 0: all
+} SegueDraw;
+
+typedef struct {
+  const float* table;    // noise by the leading bits of its hash (genmodel/engine/noise.py)
+  const int32_t* salts;  // [card]
+  int32_t shift;         // bits of a float32 that are not looked at
+} SegueNoise;
+
 // torch's own pool (libgomp); without it a call makes its own threads.
 typedef struct {
   void (*parallel)(void (*)(void*), void*, unsigned, unsigned);
@@ -78,9 +105,16 @@ extern "C" {
 // Bit i is set where this processor runs path i.
 int32_t segue_paths(void);
 int64_t segue_scratch_bytes(const SegueModel* model, int32_t rows, int32_t longest, int32_t threads);
-// x [rows, dim] -> mixed [sessions, dim]; keys and values of the rows are stored on the way.
+// Inputs -> mixed [sessions, dim]; keys and values of the rows are stored on the way.
 void segue_forward(int32_t path, const SeguePool* pool, const SegueModel* model, const SegueCache* own,
-                   const SegueCache* cross, const SegueBatch* batch, const float* x, float* mixed, void* scratch);
+                   const SegueCache* cross, const SegueBatch* batch, const SegueInputs* inputs, float* mixed,
+                   void* scratch);
+int64_t segue_draw_scratch_bytes(int32_t card, int32_t threads);
+// logits [takes][stride], of which codebooks * card are read -> tokens [takes][codebooks]; finite [takes * codebooks]
+// is 0 where a logit is not a number or infinite: that token is not drawn.
+void segue_draw(int32_t path, const SeguePool* pool, const SegueDraw* draws, const SegueNoise* noise, int32_t takes,
+                int32_t codebooks, int32_t card, int64_t stride, const float* logits, int64_t* tokens,
+                uint8_t* finite, void* scratch);
 int64_t segue_linear_scratch_bytes(const SegueLinear* linear, int32_t rows, int32_t threads);
 // x [rows, x_stride], padded to `in` with zeros or exactly `width` wide -> y [rows, out].
 void segue_linear(int32_t path, const SeguePool* pool, const SegueLinear* linear, const float* x, int32_t width,
