@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bridge_clients.cli.exits import CANCELLED, DEFECT
@@ -26,13 +26,15 @@ def python_command(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return [sys.executable, "-P", *words], environment
 
 
-def run_python(words: Sequence[str]) -> int:
-    """Run this Python with ``words``, the terminal shared; its exit status is ours.
+def run_python(words: Sequence[str], variables: Mapping[str, str] | None = None) -> int:
+    """Run this Python with ``words``, the terminal shared; its exit status is ours. ``variables``: of its
+    environment, where the user has not set them.
 
     Ctrl-C is the child's to answer (the terminal sends it to both), and it is waited for until it has;
     SIGTERM is passed on.
     """
     command, environment = python_command(words)
+    environment = {**(variables or {}), **environment}
     try:
         child = subprocess.Popen(command, env=environment)
     except OSError as error:

@@ -21,7 +21,7 @@ _EPILOG = """exit status:
 
 
 # commands that are about this machine, whatever daemon the others speak to
-_ONLY_HERE = ("serve", "service", "keys", "config", "doctor", "version", "pull", "install")
+_ONLY_HERE = ("serve", "service", "keys", "config", "doctor", "version", "pull", "bench", "install")
 
 
 def build() -> Parser:
@@ -109,6 +109,9 @@ def build() -> Parser:
     add("models", "models:run_models", "list the models that can be used", _json_flag())
     pull = add("pull", "models:run_pull", "download a model")
     pull.add_argument("name", metavar="NAME", help="for example facebook/musicgen-small")
+    add_bench(
+        add("bench", "bench:run", "measure how fast a model is on this machine, and how exact", _json_flag())
+    )
     for name, help_text in (("load", "load a model now"), ("unload", "give a model's memory back")):
         command = add(name, f"models:run_{name}", help_text, _json_flag())
         command.add_argument("model", metavar="NAME", nargs="?", help="default: the default model")
@@ -160,6 +163,26 @@ def build() -> Parser:
     doctor.add_argument("--deep", action="store_true", help="read every take and wait for torch")
     add("version", "service:run_version", "print the version", _json_flag())
     return parser
+
+
+def add_bench(bench: Any) -> None:
+    """The flags of ``segue bench``."""
+    bench.add_argument("--model", default="pocket", metavar="NAME", help="default pocket")
+    bench.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 … (default: auto)")
+    bench.add_argument(
+        "--precision", default="auto", metavar="NAMES", help="only these, with commas between (default: all)"
+    )
+    bench.add_argument(
+        "--threads",
+        type=integer(0, 1024),
+        default=0,
+        metavar="N",
+        help="of the CPU (default: torch's choice)",
+    )
+    bench.add_argument("--quick", action="store_true", help="a first look; changes nothing")
+    bench.add_argument("--picture", metavar="FILE.png", help="draw the figures, too")
+    bench.add_argument("--no-save", action="store_true", help="leave worker.precision=auto as it is")
+    bench.add_argument("--forget", action="store_true", help="forget what was measured of this model")
 
 
 def _json_flag() -> Parser:

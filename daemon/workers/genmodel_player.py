@@ -18,6 +18,7 @@ import torch
 from daemon.tokens import TokenFrames
 from daemon.workers.interface import Failure, ModelFacts, Order, Piece, PlayerError, Progress, Samples
 from daemon.workers.past import ResumeRefused
+from genmodel import measured
 from genmodel.base import BaseGenModel
 from genmodel.engine.engine import Engine, GenerationJob, TokensDiffer
 from genmodel.errors import GenModelError
@@ -33,8 +34,12 @@ def load(model: str, *, device: str, precision: str, slots: int) -> GenModelPlay
     """A player with its model in memory; raises `PlayerError` when the model cannot be had."""
     try:
         made = BaseGenModel.get_pretrained(model, None if device == "auto" else device)
+        why = "asked for"
+        if precision == "auto":
+            choice = measured.choose(made)
+            precision, why = choice.precision, choice.why
         made.precision = precision
-        return GenModelPlayer(made, slots)
+        return GenModelPlayer(made, slots, why)
     except GenModelError as error:
         raise player_error(error) from error
 
@@ -72,7 +77,7 @@ def chroma(chords: Sequence[Chord], tempo: TempoMap, frames: int, frame_s: Fract
 class GenModelPlayer:
     """One loaded model with its engine. Owned by the worker's thread."""
 
-    def __init__(self, model: BaseGenModel, slots: int) -> None:
+    def __init__(self, model: BaseGenModel, slots: int, precision_why: str = "asked for") -> None:
         self._model = model
         self._engine = Engine(model, slots)
         self._told: dict[tuple[int, int], int] = {}  # frames of (job, variation) that `made` has given
@@ -86,6 +91,7 @@ class GenModelPlayer:
             conditions=model.conditions,
             device=_device_name(model.device),
             precision=self._engine.precision,
+            precision_why=precision_why,
             sha256=about["sha256"] or "",
             licence=about["licence"] or "",
             max_prompt_s=model.max_duration,

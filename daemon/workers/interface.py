@@ -46,6 +46,7 @@ class ModelFacts:
     conditions: tuple[str, ...]
     device: str
     precision: str
+    precision_why: str = "asked for"
     sha256: str = ""
     licence: str = ""
     max_prompt_s: float = 30.0

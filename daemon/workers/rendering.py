@@ -242,6 +242,7 @@ class Rendering:
             "model": {"name": facts.name, "sha256": facts.sha256, "licence": facts.licence, **facts.more},
             "device": facts.device,
             "precision": facts.precision,
+            "precision_why": facts.precision_why,
             "takes": reports,
             "ignored": list(self._plan.ignored),
             "remarks": self.remarks,

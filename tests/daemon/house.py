@@ -43,6 +43,7 @@ class House:
             SEGUE_RUNTIME=str(self.runtime),
             SEGUE_STATE=str(self.state),
             SEGUE_CONFIG="",
+            SEGUE_MODELS=str(self.folder / "models"),
             SEGUE_TEST_COUNTER=str(self.folder / "crashes"),
             PYTHONPATH=str(ROOT),
             OMP_NUM_THREADS="1",

@@ -1,0 +1,233 @@
+"""What ``segue bench`` measured here, and the precision that ``worker.precision=auto`` takes because of it.
+
+A record holds for one checkpoint (hash of its files), one processor and the kernels that ran. ``auto`` takes
+another precision than the device's usual one only where a record says that it is both safe and faster;
+without a record, or where weights, processor or kernels are others now, nothing changes.
+
+Safe means, over ``MIN_TOKENS`` places of takes that float32 sampled from this checkpoint:
+
+* mean KL(float32 || other) <= 1e-3 nats. By Pinsker's inequality at most 2.2 % of the draws can then differ;
+  it is what a change of temperature by 3.3 % does to pocket. bfloat16, the usual form of half precision, has
+  1.4e-5 on pocket and 1.2e-3 on random weights; int8 has 1.8e-4 on pocket.
+* its 99th percentile <= 1e-2: no kind of place at which it is far off (at most 7 % of the draws there).
+* the likeliest token is the same at 95 % of the places: near ties flip first, and do no harm (int8 on pocket:
+  97.4 %, where the likeliest token has a probability of 0.19 on average).
+
+Faster: whole takes, codec included, at least 1.15 times as fast, so that noise does not decide.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import platform
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from genmodel.checkpoints.paths import models_dir
+from genmodel.engine.kernels import choose_precision
+
+if TYPE_CHECKING:
+    from genmodel.base import BaseGenModel
+
+MAX_KL, MAX_KL_P99, MIN_TOP1, MIN_TOKENS, MIN_GAIN = 1e-3, 1e-2, 0.95, 4000, 1.15
+VERSION = 1
+_NAME = ".measured.json"
+_LOG = logging.getLogger("segue.measured")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One precision on one machine. ``xrt``: seconds of audio per second, whole takes; ``kl`` in nats."""
+
+    kernels: str
+    xrt: float
+    kl: float
+    kl_p99: float
+    top1: float
+    tokens: int
+
+    @property
+    def unsafe(self) -> str | None:
+        """Why this precision is not to be taken for this checkpoint, in words; None where it may be."""
+        if self.tokens < MIN_TOKENS:
+            return f"too little was measured ({self.tokens} tokens)"
+        if not self.kl <= MAX_KL:
+            return f"its distributions differ too much (KL {self.kl:.1e}, allowed {MAX_KL:.0e})"
+        if not self.kl_p99 <= MAX_KL_P99:
+            return f"some of its distributions differ too much (KL {self.kl_p99:.1e} at the 99th percentile)"
+        if not self.top1 >= MIN_TOP1:
+            return f"its likeliest token is another one too often (the same at {100 * self.top1:.1f} %)"
+        return None
+
+
+@dataclass(frozen=True)
+class Record:
+    """All precisions that were measured together. ``date``: of the measurement, ISO 8601."""
+
+    sha256: str
+    device: str
+    processor: str
+    threads: int
+    date: str
+    precisions: dict[str, Figures]
+
+    @property
+    def key(self) -> str:
+        return f"{self.sha256} {self.device} {self.processor}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What ``auto`` takes, and why, in words for the manifest."""
+
+    precision: str
+    why: str
+
+
+def processor(device: torch.device) -> str:
+    """What computes, by the name of its make and what it can do."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def kernels_of(precision: str) -> str | None:
+    """What multiplies in a precision, equal where its bits are; None where it cannot be had here. Compiles
+    nothing.
+    """
+    if precision != "int8":
+        return f"torch {torch.__version__}"
+    from genmodel.engine.native import build
+    from genmodel.engine.native.library import kernels
+
+    name = build.library_name()
+    with contextlib.suppress(build.NativeAbsentError):
+        if (build.PACKAGE / name).is_file() or (build.cache_folder() / name).is_file():
+            return kernels().version
+    return None
+
+
+def store_path() -> Path:
+    """Where records are kept: beside the models."""
+    return models_dir() / _NAME
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The records by key as they lie on the disk; what cannot be read is said in the log and counts as
+    nothing.
+    """
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        _LOG.warning("%s cannot be read and is left aside (%s)", path, error)
+        return {}
+    if not isinstance(stored, dict) or stored.get("version") != VERSION:
+        _LOG.warning("%s is of another Segue and is left aside", path)
+        return {}
+    records = stored.get("records")
+    return records if isinstance(records, dict) else {}
+
+
+def _parsed(entry: Any) -> Record:
+    """A record from what was read. Raises KeyError, TypeError or ValueError."""
+    figures = {}
+    for name, given in entry["precisions"].items():
+        one = Figures(**given)
+        numbers = (one.xrt, one.kl, one.kl_p99, one.top1)
+        if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
+            raise ValueError(f"figures of {name}")
+        if not isinstance(one.tokens, int) or not isinstance(one.kernels, str):
+            raise ValueError(f"figures of {name}")
+        figures[str(name)] = one
+    words = {name: str(entry[name]) for name in ("sha256", "device", "processor", "date")}
+    return Record(**words, threads=int(entry["threads"]), precisions=figures)
+
+
+def recall(sha256: str | None, device: torch.device, path: Path | None = None) -> Record | None:
+    """The record of a checkpoint on this machine, or None."""
+    if not sha256:
+        return None
+    path = path or store_path()
+    entry = _read(path).get(f"{sha256} {device.type} {processor(device)}")
+    if entry is None:
+        return None
+    try:
+        record = _parsed(entry)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        _LOG.warning("a record in %s is damaged and is left aside (%s)", path, error)
+        return None
+    return record if record.sha256 == sha256 else None
+
+
+def save(record: Record, path: Path | None = None) -> Path:
+    """Keep a record, beside those of other checkpoints. Raises OSError."""
+    return _write(_read(path or store_path()) | {record.key: asdict(record)}, path)
+
+
+def forget(sha256: str, path: Path | None = None) -> int:
+    """Forget what was measured of a checkpoint; how many records that were. Raises OSError."""
+    records = _read(path or store_path())
+    kept = {key: entry for key, entry in records.items() if not key.startswith(f"{sha256} ")}
+    if len(kept) < len(records):
+        _write(kept, path)
+    return len(records) - len(kept)
+
+
+def _write(records: dict[str, Any], path: Path | None) -> Path:
+    path = path or store_path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_NAME)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump({"version": VERSION, "records": records}, file, indent=1)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    return path
+
+
+def choose(model: BaseGenModel, path: Path | None = None) -> Choice:
+    """What ``auto`` means for this model here and now."""
+    usual = choose_precision(None, model.device)
+    sha256 = None if model.checkpoint is None else model.checkpoint.sha256
+    record = recall(sha256, model.device, path)
+    if record is None:
+        return Choice(usual, "auto: not measured here")
+    return best_of(record, usual)
+
+
+def best_of(record: Record, usual: str) -> Choice:
+    """The fastest precision that is safe, if it is worth it; else ``usual``."""
+    base, date = record.precisions.get(usual), record.date[:10]
+    if base is None or base.kernels != kernels_of(usual):
+        return Choice(usual, f"auto: measured on {date} with other kernels")
+    best, why = usual, f"auto: nothing safe was faster when measured on {date}"
+    fastest = MIN_GAIN * base.xrt
+    for name, one in record.precisions.items():
+        if name == usual or one.unsafe is not None or one.xrt < fastest:
+            continue
+        if one.kernels != kernels_of(name):
+            _LOG.warning("%s was measured with other kernels: run segue bench again", name)
+            continue
+        best, fastest = name, one.xrt
+        gain = f"{one.xrt / base.xrt:.1f} times as fast as {usual}"
+        why = f"auto: measured on {date}: {gain}, KL {one.kl:.0e}, likeliest token the same {one.top1:.1%}"
+    return Choice(best, why)

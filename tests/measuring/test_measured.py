@@ -1,0 +1,143 @@
+"""What was measured is kept, read with suspicion, and decides what "auto" means only where it is safe."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from genmodel import measured
+from genmodel.measured import Figures, Record
+
+CPU = torch.device("cpu")
+TORCH = f"torch {torch.__version__}"
+EXACT = Figures(TORCH, xrt=2.0, kl=0.0, kl_p99=0.0, top1=1.0, tokens=6000)
+CLOSE = Figures(TORCH, xrt=4.0, kl=1e-4, kl_p99=1e-3, top1=0.98, tokens=6000)
+
+
+def record(sha256: str = "a" * 64, **more: Any) -> Record:
+    base: dict[str, Any] = {
+        "sha256": sha256, "device": "cpu", "processor": measured.processor(CPU), "threads": 2,
+        "date": "2026-11-23T02:00:00+00:00", "precisions": {"float32": EXACT, "bfloat16": CLOSE},
+    }  # fmt: skip
+    return Record(**base | more)
+
+
+def model(sha256: str | None = "a" * 64) -> Any:
+    return SimpleNamespace(device=CPU, checkpoint=SimpleNamespace(sha256=sha256))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "models" / ".measured.json"
+
+
+def test_nothing_measured_means_nothing_changes(file: Path) -> None:
+    assert measured.choose(model(), file) == measured.Choice("float32", "auto: not measured here")
+    assert measured.choose(model(None), file).precision == "float32"
+    assert not file.exists()
+
+
+def test_what_was_measured_comes_back_for_this_checkpoint_only(file: Path) -> None:
+    measured.save(record(), file)
+    measured.save(record("b" * 64, precisions={"float32": EXACT}), file)
+    assert measured.recall("a" * 64, CPU, file) == record()
+    choice = measured.choose(model(), file)
+    assert choice.precision == "bfloat16"
+    assert (
+        "2.0 times as fast as float32" in choice.why and "98.0%" in choice.why and "2026-11-23" in choice.why
+    )
+    assert measured.choose(model("b" * 64), file).precision == "float32"
+    assert measured.choose(model("c" * 64), file).precision == "float32"
+
+
+def test_what_was_forgotten_is_gone_and_the_rest_stays(file: Path) -> None:
+    measured.save(record(), file)
+    measured.save(record("b" * 64), file)
+    assert measured.forget("a" * 64, file) == 1
+    assert measured.recall("a" * 64, CPU, file) is None
+    assert measured.recall("b" * 64, CPU, file) is not None
+    assert measured.forget("a" * 64, file) == 0
+
+
+@pytest.mark.parametrize(
+    "worse",
+    [
+        {"kl": 1.1e-3}, {"kl_p99": 1.1e-2}, {"top1": 0.949}, {"tokens": 3999}, {"xrt": 2.29},
+        {"kernels": "torch 0.1"},
+    ],
+    ids=lambda worse: next(iter(worse)),
+)  # fmt: skip
+def test_a_precision_is_taken_only_where_it_is_safe_faster_and_still_the_same(worse: dict[str, Any]) -> None:
+    one = dataclasses.replace(CLOSE, **worse)
+    assert measured.best_of(record(), "float32").precision == "bfloat16"
+    choice = measured.best_of(record(precisions={"float32": EXACT, "bfloat16": one}), "float32")
+    assert choice.precision == "float32" and choice.why.startswith("auto: ")
+    assert (one.unsafe is None) == (next(iter(worse)) in ("xrt", "kernels"))
+
+
+def test_the_fastest_of_the_safe_ones_is_taken() -> None:
+    faster = dataclasses.replace(CLOSE, xrt=8.0, kl=5e-4)
+    unsafe = dataclasses.replace(CLOSE, xrt=20.0, kl=1.0)
+    found = record(precisions={"float32": EXACT, "bfloat16": CLOSE, "float16": faster, "other": unsafe})
+    assert measured.best_of(found, "float32").precision == "float16"
+
+
+def test_other_kernels_than_those_of_the_usual_precision_mean_that_nothing_is_known() -> None:
+    old = dataclasses.replace(EXACT, kernels="torch 0.1")
+    choice = measured.best_of(record(precisions={"float32": old, "bfloat16": CLOSE}), "float32")
+    assert choice == measured.Choice("float32", "auto: measured on 2026-11-23 with other kernels")
+
+
+def test_another_processor_is_another_machine(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured.save(record(), file)
+    monkeypatch.setattr(measured, "processor", lambda device: "another")
+    assert measured.choose(model(), file).precision == "float32"
+
+
+def _edited(change: Any) -> str:
+    stored = {"version": 1, "records": {record().key: dataclasses.asdict(record())}}
+    change(stored["records"][record().key])  # type: ignore[index]
+    return json.dumps(stored)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{", "[]", "null", '"text"', "\x00\xff", '{"version": 2, "records": {}}', '{"version": 1}',
+        '{"version": 1, "records": []}',
+        json.dumps({"version": 1, "records": {record().key: "nothing"}}),
+        json.dumps({"version": 1, "records": {record().key: {"precisions": {}}}}),
+        _edited(lambda r: r["precisions"]["bfloat16"].update(kl="small")),
+        _edited(lambda r: r["precisions"]["bfloat16"].update(xrt=float("nan"))),
+        _edited(lambda r: r["precisions"]["bfloat16"].update(more=1)),
+        _edited(lambda r: r["precisions"].update(bfloat16=None)),
+        _edited(lambda r: r.update(precisions=[])),
+        _edited(lambda r: r.pop("threads")),
+        _edited(lambda r: r.update(sha256="b" * 64)),
+    ],
+)  # fmt: skip
+def test_a_damaged_or_foreign_file_is_left_aside(
+    file: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file.parent.mkdir()
+    file.write_text(text, encoding="utf-8")
+    with caplog.at_level(logging.WARNING, logger="segue.measured"):
+        assert measured.choose(model(), file) == measured.Choice("float32", "auto: not measured here")
+    said = "records" in text and ('"records": []' in text or "b" * 64 in text)
+    assert caplog.records or said or '{"version": 1}' in text
+    measured.save(record(), file)  # and the next measurement is kept
+    assert measured.choose(model(), file).precision == "bfloat16"
+
+
+def test_a_file_that_cannot_be_written_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("a file, not a folder")
+    with pytest.raises(OSError):
+        measured.save(record(), tmp_path / "models" / ".measured.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]
