@@ -86,7 +86,7 @@ def run_one(args: argparse.Namespace) -> int:
         print(json.dumps(result))
     else:
         show(args.bench, result, bench)
-    return 0
+    return 1 if result.get("failed") else 0
 
 
 def run_all(args: argparse.Namespace) -> int:
@@ -108,7 +108,7 @@ def run_all(args: argparse.Namespace) -> int:
                 stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, timeout=LIMIT_S, check=False,
             )  # fmt: skip
             status: str | int = done.returncode
-            told = json.loads(done.stdout.splitlines()[-1]) if status == 0 else {}
+            told = json.loads(done.stdout.splitlines()[-1]) if status == 0 else {}  # its last line
         except subprocess.TimeoutExpired:
             status, told = f"took more than {LIMIT_S} s", {}
         said = f"failed ({status})" if status else told.get("absent") or "done"
