@@ -10,63 +10,25 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import time
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from genmodel.engine.session import Session
 from genmodel.engine.stepper import Stepper
-from genmodel.engine.windows import make_sessions
-from genmodel.lm.conditioning import ConditioningAttributes
-from genmodel.lm.lm import LMModel
-from genmodel.request import Sampling
 from tests.bench import lm as shapes
 from tests.bench.aims import Aim
 from tests.bench.codec import machine
+from tests.bench.steps import take, timed_steps
 
 AIMS = (
     Aim("8 requests at once over 1, tokens per second", "throughput_8_over_1", least=3.5, unit="×"),
     Aim("16 requests at once over 1, tokens per second", "throughput_16_over_1", least=4.5, unit="×"),
     Aim("each of them the bits that it has alone", "bit_identical", holds=True),
-    Aim("step at 29 s over step at 1 s", "step_ratio_far", most=1.5, unit="×"),
 )
 COUNTS = (1, 2, 4, 8, 16)
 SECONDS = 0.5
 NEAR_FRAMES, FAR_FRAMES, PREFILL_FRAMES = 50, 1450, 500
-
-
-def take(lm: LMModel, frames: int, seed: int, prompt_frames: int = 0) -> Session:
-    """A request of its own; ``frames`` are made after the prompt."""
-    prompt = None
-    if prompt_frames:
-        generator = torch.Generator().manual_seed(seed)
-        shape = (1, lm.n_q, prompt_frames)
-        prompt = torch.randint(0, lm.card, shape, generator=generator)
-    rows = [ConditioningAttributes(text={"description": "a text"})]
-    total = prompt_frames + frames
-    return make_sessions(lm, prompt, rows, total, total, None, Sampling(), seed)[0]
-
-
-def timed_steps(stepper: Stepper, sessions: list[Session]) -> tuple[float, list[float]]:
-    """Seconds of the first one's prefill, and of each step while all are aboard."""
-    prefill_s = 0.0
-    for session in sessions:
-        stepper.admit(session)
-        begun = time.perf_counter()
-        stepper.prefill([session])
-        prefill_s = prefill_s or time.perf_counter() - begun
-    steps: list[float] = []
-    while not any(session.done for session in sessions):
-        begun = time.perf_counter()
-        stepper.step()
-        steps.append(time.perf_counter() - begun)
-    while not all(session.done for session in sessions):
-        stepper.step()
-    for session in sessions:
-        stepper.release(session)
-    return prefill_s, steps
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -30,7 +30,9 @@ from genmodel.lm.fuser import ConditionFuser
 from genmodel.lm.lm import LMModel
 from genmodel.request import Sampling
 from tests.bench.aims import Aim
+from tests.bench.clip import clip
 from tests.bench.codec import machine
+from tests.bench.steps import take, timed_steps
 
 DIM, LAYERS, HEADS, CODEBOOKS, CARD = 1024, 24, 16, 4, 2048
 TEXT_TOKENS, TEXT_DIM = 16, 768
@@ -38,12 +40,19 @@ FRAME_RATE = 50.0
 SECONDS = 0.8
 GREEDY_FRAMES = 12
 GUIDANCE = 3.0
+PLACES_S = (1, 10, 29)
+PREFILL_FRAMES, TIMED_STEPS = 500, 24
+CLIP_S = 30.0
 AIMS = (
     Aim("float32, tokens identical, against transformers float32", "ratio_fp32", least=4, unit="×"),
     Aim("greedy tokens in float32 are those of transformers", "tokens_identical", holds=True),
     Aim("bfloat16 against transformers bfloat16", "ratio_bf16", least=2, unit="×"),
     Aim("int8 against transformers bfloat16", "ratio_int8", least=5, unit="×"),
     Aim("int8 step over its bandwidth floor", "over_floor.int8", most=1.15, unit="×"),
+    Aim("int8, step at 29 s over step at 1 s", "step_far_over_near.int8", most=1.5, unit="×"),
+    Aim("int8, hearing 500 frames, in steps of transformers float32", "prefill_steps.int8", most=5),
+    Aim("30 s clip, codec included", "clip.xrt", least=1.25, unit="xrt"),
+    Aim("its slowest second", "clip.slowest_second_xrt", least=1.0, unit="xrt"),
 )
 NAMES = {"float32": "fp32", "bfloat16": "bf16", "int8": "int8"}  # precision -> key of its figures
 
@@ -228,6 +237,33 @@ def precisions(asked: str | None) -> list[str]:
     return found if native_absent() else [*found, "int8"]
 
 
+def by_place(ours: dict[str, Ours], rounds: int) -> dict[str, Any]:
+    """Steps late in a take, and hearing a prompt; contenders in turn, one warming round left out."""
+    steps: dict[str, dict[str, list[float]]] = {name: {str(at): [] for at in PLACES_S} for name in ours}
+    prefills: dict[str, list[float]] = {name: [] for name in ours}
+    for number in range(min(2, rounds) + 1):
+        for name, one in ours.items():
+            prefill_s, _ = timed_steps(one.stepper, [take(one.lm, 2, 1, PREFILL_FRAMES)])
+            prefills[name] += [prefill_s] if number else []
+            for at in PLACES_S:
+                if number == 0 and at != PLACES_S[-1]:
+                    continue  # the longest alone makes all caches large enough
+                known = round(at * FRAME_RATE)
+                _, times = timed_steps(one.stepper, [take(one.lm, TIMED_STEPS, 1, known)])
+                steps[name][str(at)] += times if number else []
+    near, far = str(PLACES_S[0]), str(PLACES_S[-1])
+    medians = {
+        name: {at: 1e3 * statistics.median(times) for at, times in found.items()}
+        for name, found in steps.items()
+    }
+    return {
+        "step_ms_at": medians,
+        "step_far_over_near": {name: found[far] / found[near] for name, found in medians.items()},
+        "prefill_s": {name: statistics.median(times) for name, times in prefills.items()},
+        "prefill_frames": PREFILL_FRAMES,
+    }
+
+
 def run(args: argparse.Namespace) -> dict[str, Any]:
     frames = round((args.seconds or SECONDS) * FRAME_RATE)
     lm = our_model()
@@ -254,6 +290,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             generate(frames)
             if number:
                 times[name].append(time.perf_counter() - begun)
+    result |= by_place(ours, max(1, args.rounds))
     bandwidth = read_bandwidth_gbs()
     steps = frames + CODEBOOKS - 1
     per_step = {name: statistics.median(values) / steps for name, values in times.items()}
@@ -262,6 +299,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         rival = "peer_fp32" if name == "fp32" else "peer_bf16"
         result[f"ratio_{name}"] = per_step[rival] / per_step[name]
         result[f"xrt_{name}"] = 1 / FRAME_RATE / per_step[name]
+    if "peer_fp32" in per_step:
+        result["prefill_steps"] = {
+            name: found / per_step["peer_fp32"] for name, found in result["prefill_s"].items()
+        }
+    if args.rounds:
+        fastest = next(reversed(ours))
+        result["clip"] = clip(lm, {short: name for name, short in NAMES.items()}[fastest], CLIP_S)
     return {
         "xrt": 1 / FRAME_RATE / per_step[next(iter(ours))],
         "ms_per_step": {name: 1e3 * value for name, value in per_step.items()},

@@ -7,14 +7,17 @@ import json
 import pytest
 
 from tests.bench import __main__ as command
-from tests.bench import lm
+from tests.bench import clip, codec, lm
 
 
 def test_the_language_model_bench(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, value in {"DIM": 64, "LAYERS": 2, "HEADS": 4, "CARD": 64, "GREEDY_FRAMES": 6}.items():
+    tiny = {"DIM": 64, "LAYERS": 2, "HEADS": 4, "CARD": 64, "GREEDY_FRAMES": 6, "CLIP_S": 2.0}
+    for name, value in tiny.items():
         monkeypatch.setattr(lm, name, value)
+    monkeypatch.setattr(lm, "PLACES_S", (1, 2))
+    monkeypatch.setattr(codec, "SHAPE", {**codec.SHAPE, "num_filters": 4, "hidden_size": 8})
     assert command.main(["lm", "--json", "--no-log", "--rounds", "1", "--seconds", "0.1"]) == 0
     result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert result["tokens_identical"] is True
@@ -26,6 +29,11 @@ def test_the_language_model_bench(
     if "int8" in result["ms_per_step"]:
         peer = result["ms_per_step"]["peer_bf16"]
         assert result["ratio_int8"] == pytest.approx(peer / result["ms_per_step"]["int8"])
+    for name, found in result["step_ms_at"].items():
+        assert result["step_far_over_near"][name] == pytest.approx(found["2"] / found["1"])
+        steps = 1e3 * result["prefill_s"][name] / result["ms_per_step"]["peer_fp32"]
+        assert result["prefill_steps"][name] == pytest.approx(steps)
+    assert result["clip"]["xrt"] > 0 and result["clip"]["slowest_second_xrt"] > 0
     command.show("lm", result, lm)
     assert "tokens_identical" in capsys.readouterr().out
 
@@ -48,3 +56,11 @@ def test_the_daemons_bench(capsys: pytest.CaptureFixture[str]) -> None:
     result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     for name in ("cancel_ms", "start_beside_60_batch_jobs_ms", "recovery_after_worker_kill_ms"):
         assert 0 < result[name]["p50"] <= result[name]["p99"] <= result[name]["max"]
+
+
+def test_the_slowest_second_of_a_clip() -> None:
+    even = [(0.5 * n, 0.25 * n) for n in range(9)]
+    assert max(clip._seconds(even)) == pytest.approx(0.5)
+    late = [(audio, time + (1.0 if audio > 2 else 0.0)) for audio, time in even]
+    assert max(clip._seconds(late)) == pytest.approx(1.5)
+    assert clip._seconds([(0.0, 0.0), (0.5, 1.0)]) == [2.0]
