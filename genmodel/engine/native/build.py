@@ -19,21 +19,24 @@ from pathlib import Path
 SWITCH = "SEGUE_NATIVE"  # environment variable; 0: neither compiled nor used
 PACKAGE = Path(__file__).resolve().parent
 SOURCE = PACKAGE / "source"
-_X86 = ("x86_64", "AMD64")
 _COMMON = (
     # -ffp-contract=off: what is fused is written down, so that all paths round alike
     "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-exceptions", "-fno-rtti",
     "-Wno-psabi",
 )  # fmt: skip
-_FLAGS: dict[str, tuple[str, ...]] = {
-    "entry": (),
-    "path_portable": (),
+_EVERYWHERE: dict[str, tuple[str, ...]] = {"entry": (), "path_portable": ()}
+_X86: dict[str, tuple[str, ...]] = {
     "path_avx2": ("-mavx2", "-mfma"),
     "path_avx512": (
         "-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni",
         "-mprefer-vector-width=512",
     ),
 }  # fmt: skip
+_ARM: dict[str, tuple[str, ...]] = {
+    "path_neon": ("-march=armv8-a",),
+    "path_dotprod": ("-march=armv8.2-a+dotprod",),
+}
+_FLAGS = {"x86_64": _X86, "AMD64": _X86, "aarch64": _ARM, "arm64": _ARM}
 _LINK = ("-shared", "-pthread")
 _COMPILE_LIMIT_S = 120  # it takes 8 s of processor time
 
@@ -44,8 +47,7 @@ class NativeAbsentError(Exception):
 
 def units(machine: str | None = None) -> dict[str, tuple[str, ...]]:
     """Source file (without its ending) -> its own flags, for a kind of processor."""
-    x86 = (machine or platform.machine()) in _X86
-    return {name: flags for name, flags in _FLAGS.items() if x86 or name in ("entry", "path_portable")}
+    return {**_EVERYWHERE, **_FLAGS.get(machine or platform.machine(), {})}
 
 
 def library_name() -> str:

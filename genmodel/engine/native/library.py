@@ -14,7 +14,7 @@ from torch import Tensor
 
 from genmodel.engine.native.build import NativeAbsentError, library
 
-PATHS = ("portable", "avx2", "avx512")  # worst first
+PATHS = ("portable", "avx2", "avx512", "neon", "dotprod")  # as entry.cpp numbers them, worst first
 # A thread for each so many bytes of weights: less is done before a second has begun. No bits depend on it.
 BYTES_PER_THREAD = 2**19
 _BYTES_PER_LOGIT = 16  # drawing from one takes about as long as a product with so many bytes of weights

@@ -78,6 +78,99 @@ static inline void dots(const uint8_t* q, size_t stride, const int8_t* w, int qu
   }
 }
 
+#elif defined(SEGUE_NEON)
+
+constexpr int kOffset = 0;
+
+// four activations for each of four columns
+static inline int8x16_t repeated(const uint8_t* at) {
+  int32_t four;
+  memcpy(&four, at, 4);
+  return vreinterpretq_s8_s32(vdupq_n_s32(four));
+}
+
+#if defined(__ARM_FEATURE_DOTPROD)
+
+constexpr int kMostRows = 6;  // 24 sums, 6 activations and one weight of the 32 registers
+
+template <int M>
+static inline void dots(const uint8_t* q, size_t stride, const int8_t* w, int quads, int32_t (*out)[kPanel]) {
+  constexpr int kVectors = M == 1 ? 16 : M <= 3 ? 8 : 4;  // of four columns: what is summed in one pass
+  for (int part = 0; part < kPanel; part += 4 * kVectors) {
+    int32x4_t acc[M][kVectors];
+    SEGUE_UNROLL
+    for (int m = 0; m < M; m++)
+      SEGUE_UNROLL
+      for (int j = 0; j < kVectors; j++) acc[m][j] = vdupq_n_s32(0);
+    for (int k = 0; k < quads; k++) {
+      const int8_t* at = w + (size_t)k * 4 * kPanel + 4 * part;
+      int8x16_t a[M];
+      SEGUE_UNROLL
+      for (int m = 0; m < M; m++) a[m] = repeated(q + m * stride + 4 * k);
+      SEGUE_UNROLL
+      for (int j = 0; j < kVectors; j++) {
+        if (M <= 4 && j % 4 == 0) __builtin_prefetch(at + 16 * j + 4096);
+        const int8x16_t v = vld1q_s8(at + 16 * j);
+        SEGUE_UNROLL
+        for (int m = 0; m < M; m++) acc[m][j] = vdotq_s32(acc[m][j], v, a[m]);
+      }
+    }
+    SEGUE_UNROLL
+    for (int m = 0; m < M; m++)
+      SEGUE_UNROLL
+      for (int j = 0; j < kVectors; j++) vst1q_s32(out[m] + part + 4 * j, acc[m][j]);
+  }
+}
+
+#else
+
+constexpr int kMostRows = 4;  // 16 sums, 8 activations and two weights of the 32 registers
+
+template <int M>
+static inline void dots(const uint8_t* q, size_t stride, const int8_t* w, int quads, int32_t (*out)[kPanel]) {
+  constexpr int kVectors = M == 1 ? 8 : M == 2 ? 4 : 2;
+  for (int part = 0; part < kPanel; part += 4 * kVectors) {
+    int32x4_t acc[M][kVectors][2];  // two sums for each column, of two products in four
+    SEGUE_UNROLL
+    for (int m = 0; m < M; m++)
+      SEGUE_UNROLL
+      for (int j = 0; j < kVectors; j++) acc[m][j][0] = acc[m][j][1] = vdupq_n_s32(0);
+    for (int k = 0; k < quads; k += 2) {  // inputs come in whole lanes: quads are even
+      const int8_t* at = w + (size_t)k * 4 * kPanel + 4 * part;
+      int8x16_t a[M][2];
+      SEGUE_UNROLL
+      for (int m = 0; m < M; m++) {
+        a[m][0] = repeated(q + m * stride + 4 * k);
+        a[m][1] = repeated(q + m * stride + 4 * k + 4);
+      }
+      SEGUE_UNROLL
+      for (int j = 0; j < kVectors; j++) {
+        if (j % 4 == 0) {
+          __builtin_prefetch(at + 16 * j + 4096);
+          __builtin_prefetch(at + 16 * j + 4096 + 4 * kPanel);
+        }
+        const int8x16_t v = vld1q_s8(at + 16 * j), next = vld1q_s8(at + 16 * j + 4 * kPanel);
+        SEGUE_UNROLL
+        for (int m = 0; m < M; m++) {
+          // both factors are 127 at most: two products fit into 16 bits
+          const int16x8_t low = vmlal_s8(vmull_s8(vget_low_s8(v), vget_low_s8(a[m][0])), vget_low_s8(next),
+                                         vget_low_s8(a[m][1]));
+          const int16x8_t high = vmlal_high_s8(vmull_high_s8(v, a[m][0]), next, a[m][1]);
+          acc[m][j][0] = vpadalq_s16(acc[m][j][0], low);
+          acc[m][j][1] = vpadalq_s16(acc[m][j][1], high);
+        }
+      }
+    }
+    SEGUE_UNROLL
+    for (int m = 0; m < M; m++)
+      SEGUE_UNROLL
+      for (int j = 0; j < kVectors; j++)
+        vst1q_s32(out[m] + part + 4 * j, vpaddq_s32(acc[m][j][0], acc[m][j][1]));
+  }
+}
+
+#endif
+
 #else
 
 constexpr int kOffset = 0;

@@ -1,15 +1,25 @@
 // Entry points: which paths this processor runs, and a call's threads.
 #include <pthread.h>
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
 
 #include "path.h"
 
 namespace {
 
+// One numbering for all processors; library.py has the names.
+enum { kPortable, kAvx2, kAvx512, kNeon, kDotprod };
 const SeguePath* const kPaths[] = {
     &segue_portable,
 #if defined(__x86_64__)
     &segue_avx2,
     &segue_avx512,
+#elif defined(__aarch64__)
+    nullptr,
+    nullptr,
+    &segue_neon,
+    &segue_dotprod,
 #endif
 };
 
@@ -59,13 +69,20 @@ void on_team(const SeguePool& pool, const Body& body) {
 extern "C" {
 
 int32_t segue_paths(void) {
-  int32_t found = 1;
+  int32_t found = 1 << kPortable;
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found |= 2;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found |= 1 << kAvx2;
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512vnni"))
-    found |= 4;
+    found |= 1 << kAvx512;
+#elif defined(__aarch64__)
+  found |= 1 << kNeon;
+#if defined(__linux__)
+  if (getauxval(AT_HWCAP) & (1 << 20)) found |= 1 << kDotprod;  // HWCAP_ASIMDDP
+#elif defined(__APPLE__)
+  found |= 1 << kDotprod;  // all of this maker's processors that run this have it
+#endif
 #endif
   return found;
 }

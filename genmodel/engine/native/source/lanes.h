@@ -62,10 +62,10 @@ static inline Lanes all(float value) {
 }
 static inline Lanes load(const float* at) {
   Lanes r;
-  memcpy(&r, at, sizeof r);
+  SEGUE_EACH memcpy(&r.p[i], at + i * kPart, sizeof r.p[i]);  // all at once goes through memory where parts are small
   return r;
 }
-static inline void store(float* at, const Lanes& a) { memcpy(at, &a, sizeof a); }
+static inline void store(float* at, const Lanes& a) { SEGUE_EACH memcpy(at + i * kPart, &a.p[i], sizeof a.p[i]); }
 // bfloat16 is the upper half of a float32
 static inline Lanes load_half(const uint16_t* at) {
   Lanes r;
@@ -144,10 +144,19 @@ static inline Lanes power_of_two(const Lanes& whole) {
 }
 // whole numbers -128…255 to bytes
 static inline void store_bytes(uint8_t* at, const Lanes& a, int offset) {
+#if defined(SEGUE_NEON)  // the compiler moves each byte by itself
+  int16x8_t h[2];
+  SEGUE_UNROLL for (int i = 0; i < 2; i++) {
+    const int32x4_t low = vcvtq_s32_f32((float32x4_t)a.p[2 * i]), high = vcvtq_s32_f32((float32x4_t)a.p[2 * i + 1]);
+    h[i] = vaddq_s16(vcombine_s16(vmovn_s32(low), vmovn_s32(high)), vdupq_n_s16((int16_t)offset));
+  }
+  vst1q_u8(at, vreinterpretq_u8_s8(vcombine_s8(vmovn_s16(h[0]), vmovn_s16(h[1]))));
+#else
   SEGUE_EACH {
     const BytePart b = __builtin_convertvector(__builtin_convertvector(a.p[i], IntPart) + offset, BytePart);
     memcpy(at + i * kPart, &b, sizeof b);
   }
+#endif
 }
 // Sums and maxima over the lanes, in one order on every path.
 static inline float sum(const Lanes& a) {

@@ -20,4 +20,7 @@ extern const SeguePath segue_portable;
 #if defined(__x86_64__)
 extern const SeguePath segue_avx2;
 extern const SeguePath segue_avx512;
+#elif defined(__aarch64__)
+extern const SeguePath segue_neon;
+extern const SeguePath segue_dotprod;
 #endif

@@ -1,0 +1,88 @@
+"""The native kernels without Python: under sanitizers, and those of another processor under its emulator."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from genmodel.engine.native import build
+from genmodel.engine.native.library import PATHS
+
+DRIVER = Path(__file__).with_name("native_driver.cpp")
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+CROSS, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
+Hashes = dict[str, dict[str, str]]  # case -> path -> what came out
+
+
+def driver(folder: Path, command: str, machine: str, *flags: str) -> Path:
+    """The driver, compiled with the kernels as ``build`` compiles them for this kind of processor."""
+    common = [*build._COMMON, *flags]
+    objects = []
+    for name, own in build.units(machine).items():
+        objects.append(str(folder / f"{name}.o"))
+        source = str(build.SOURCE / f"{name}.cpp")
+        subprocess.run([command, *common, *own, "-c", source, "-o", objects[-1]], check=True, timeout=250)
+    made = folder / "driver"
+    link = [command, *common, f"-I{build.SOURCE}", str(DRIVER), *objects, "-pthread", "-o", str(made)]
+    subprocess.run(link, check=True, timeout=250)
+    return made
+
+
+def run(*command: str) -> Hashes:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
+    assert done.returncode == 0 and not done.stderr, done.stdout[-300:] + done.stderr[-3000:]
+    found: Hashes = {}
+    for line in done.stdout.splitlines():
+        case, path, value = line.split()
+        found.setdefault(case, {})[path] = value
+    assert len(found) == 13
+    return found
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Hashes:
+    """What comes out on this processor, with sanitizers looking on where the compiler has them."""
+    command = build.compiler()
+    if command is None:
+        pytest.skip("no C++ compiler here")
+    folder = tmp_path_factory.mktemp("driver")
+    trial = folder / "trial.cpp"
+    trial.write_text("int main() { return 0; }\n", encoding="utf-8")
+    tried = [command, *SANITIZERS, str(trial), "-o", str(folder / "trial")]
+    able = subprocess.run(tried, capture_output=True, check=False).returncode == 0
+    able = able and subprocess.run([str(folder / "trial")], check=False).returncode == 0
+    return run(str(driver(folder, command, platform.machine(), "-O1", *(SANITIZERS if able else ()))))
+
+
+def same_where_fused(found: Hashes) -> dict[str, str]:
+    """One value for each case, having made sure that all paths with a fused multiply-add agree."""
+    unfused = {"portable"} if platform.machine() in ("x86_64", "AMD64") else set()
+    values = {case: {v for path, v in of.items() if path not in unfused} for case, of in found.items()}
+    assert all(len(of) <= 1 for of in values.values()), found
+    return {case: of.pop() for case, of in values.items() if of}
+
+
+def test_odd_shapes_are_within_bounds_and_alike_on_every_path_and_in_any_company(here: Hashes) -> None:
+    paths = {path for of in here.values() for path in of}
+    assert "portable" in paths and paths <= set(PATHS)
+    assert all(set(of) == paths for of in here.values())
+    same_where_fused(here)
+
+
+@pytest.mark.skipif(
+    not (shutil.which(CROSS) and shutil.which(EMULATOR)), reason=f"needs {CROSS} and {EMULATOR}"
+)
+def test_arm_gives_the_bits_of_x86(here: Hashes, tmp_path: Path) -> None:
+    made = str(driver(tmp_path, str(shutil.which(CROSS)), "aarch64", "-O1", "-static"))
+    newer = run(EMULATOR, "-cpu", "max", made)
+    assert all(set(of) == {"portable", "neon", "dotprod"} for of in newer.values())
+    assert all(len(set(of.values())) == 1 for of in newer.values()), newer  # all of them fuse
+    for case, value in same_where_fused(here).items():
+        assert newer[case]["neon"] == value, case
+    # a processor without the dot product is not sent there
+    known = subprocess.run([EMULATOR, "-cpu", "cortex-a53", made], capture_output=True, text=True, check=True)
+    assert " neon " in known.stdout and " dotprod " not in known.stdout
