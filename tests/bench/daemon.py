@@ -1,7 +1,9 @@
-"""How long the daemon takes to do what it is told: hear a cancel, start a job beside a full queue, recover.
+"""How long the daemon takes to do what it is told, and what it takes of the engine's speed.
 
-The model is the coded one of the tests (a step takes as long as the job says), so that the figures are the
-daemon's own. Times are of a client on the same machine, in milliseconds.
+To hear a cancel, start a job beside a full queue, and recover, the model is the coded one of the tests (a
+step takes as long as the job says), so that the figures are the daemon's own. The others are of pocket, and
+of a checkpoint at MusicGen-small's shape with random weights in int8. Times are of a client on the same
+machine.
 """
 
 from __future__ import annotations
@@ -9,12 +11,27 @@ from __future__ import annotations
 import os
 import signal
 import statistics
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
+import torch
+
+from genmodel.engine.kernels import native_absent
 from protocol import messages as m
+from tests.bench import through
+from tests.bench.aims import Aim
 from tests.daemon.house import House, Wire, submit
 
+AIMS = (
+    Aim("xrt through the daemon over the engine alone", "pocket.share", least=0.98),
+    Aim("round trip while generating, 99th percentile", "round_trip_ms.p99", most=5, unit="ms"),
+    Aim("pocket through the daemon, codec and stems included", "pocket.xrt.daemon", least=4, unit="xrt"),
+    Aim("pocket, first audio of a 0.2 s chunk, warm", "first_audio_ms.pocket.p50", most=150, unit="ms"),
+    Aim("int8 at small shape, the same", "first_audio_ms.small_int8.p50", most=280, unit="ms"),
+)
+FIRST = 12
 CANCELS, INTERACTIVE, KILLS, BATCH_JOBS = 60, 20, 8, 60
 STEP_MS = 20
 
@@ -22,11 +39,22 @@ STEP_MS = 20
 def run(args: Any) -> dict[str, Any]:
     """`args.rounds` scales how often each is done."""
     scale = args.rounds / 3
+    pocket = through.pocket_share(max(1, 2 * args.rounds - 1))
+    first = {"pocket": _spread(through.first_audio("pocket", "auto", max(3, round(FIRST * scale))))}
+    if native_absent() is None:
+        with tempfile.TemporaryDirectory(prefix="segue-bench-") as folder:
+            times = through.small_first_audio(Path(folder), "int8", max(3, round(FIRST * scale)))
+            first["small_int8"] = _spread(times)
     return {
+        "round_trip_ms": _spread(pocket.pop("round_trip_s")),
+        "pocket": pocket,
+        "first_audio_ms": first,
+        "first_chunk_s": through.FIRST_CHUNK_S,
         "step_ms": STEP_MS,
         "cancel_ms": _spread(_cancels(max(3, round(CANCELS * scale)))),
         f"start_beside_{BATCH_JOBS}_batch_jobs_ms": _spread(_starts(max(3, round(INTERACTIVE * scale)))),
         "recovery_after_worker_kill_ms": _spread(_recoveries(max(2, round(KILLS * scale)))),
+        "threads": torch.get_num_threads(),
     }
 
 

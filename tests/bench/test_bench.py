@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from genmodel.engine.kernels import native_absent
 from tests.bench import __main__ as command
-from tests.bench import clip, codec, lm
+from tests.bench import checkpoint, clip, codec, lm, through
 
 
 def test_the_language_model_bench(
@@ -51,11 +52,25 @@ def test_the_bench_of_many_at_once(
     assert result["step_ratio_far"] > 0 and result["prefill_s"] > 0
 
 
-def test_the_daemons_bench(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.timeout(600)  # two real models and a hundred jobs
+def test_the_daemons_bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(through, "CLIP_S", 1.0)
+    monkeypatch.setattr(through, "PINGS", 20)
+    for name, value in {"DIM": 64, "LAYERS": 2, "HEADS": 4, "CARD": 64}.items():
+        monkeypatch.setattr(lm, name, value)
+    monkeypatch.setattr(codec, "SHAPE", {**codec.SHAPE, "num_filters": 4, "hidden_size": 8})
+    t5 = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 4}
+    monkeypatch.setattr(checkpoint, "T5_BASE", t5)
     assert command.main(["daemon", "--json", "--no-log", "--rounds", "0"]) == 0
     result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-    for name in ("cancel_ms", "start_beside_60_batch_jobs_ms", "recovery_after_worker_kill_ms"):
-        assert 0 < result[name]["p50"] <= result[name]["p99"] <= result[name]["max"]
+    times = [result[name] for name in ("cancel_ms", "start_beside_60_batch_jobs_ms", "round_trip_ms")]
+    times += [result["recovery_after_worker_kill_ms"], *result["first_audio_ms"].values()]
+    for found in times:
+        assert 0 < found["p50"] <= found["p99"] <= found["max"]
+    assert ("small_int8" in result["first_audio_ms"]) == (native_absent() is None)
+    assert result["pocket"]["share"] == pytest.approx(
+        result["pocket"]["xrt"]["daemon"] / result["pocket"]["xrt"]["alone"]
+    )
 
 
 def test_the_slowest_second_of_a_clip() -> None:

@@ -1,0 +1,130 @@
+"""A real model through the daemon: its share of the time, round trips meanwhile, and the first audio."""
+
+from __future__ import annotations
+
+import secrets
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from protocol import messages as m
+from tests.bench.alone import TEXT, Alone
+from tests.daemon.house import House, Wire
+
+CLIP_S = 12.0  # less than pocket's window
+FIRST_CHUNK_S = 0.2
+PINGS = 600
+Spread = Callable[[list[float]], dict[str, float]]
+
+
+def request(seconds: float, seed: int, rate: int) -> m.Submit:
+    """A take from a text."""
+    return m.Submit(
+        key=secrets.token_bytes(16), mode="generate", length=m.Length(seconds=seconds), seed=seed, text=TEXT,
+        rate=rate, channels=2, level="off",
+    )  # fmt: skip
+
+
+def heard(wire: Wire, asked: m.Submit, only_first: bool = False) -> dict[str, float]:
+    """Seconds from the submit to the first audio in the client's hands, to the last, and to the files."""
+    begun = time.perf_counter()
+    job = wire.ask(asked).job
+    found: dict[str, float] = {}
+    after = 0
+    while "done_s" not in found:
+        reply = wire.ask(m.Next(job=job, after=after, wait_ms=2000, max_bytes=1 << 22))
+        now = time.perf_counter() - begun
+        for event in reply.events:
+            after = event.seq
+            if event.event == "audio":
+                found.setdefault("first_s", now)
+                found["total_s"] = now
+            elif event.event in ("failed", "cancelled"):
+                raise RuntimeError(f"the take ended otherwise: {event}")
+            elif event.event == "done":
+                found["done_s"] = now
+        if only_first and "first_s" in found:
+            wire.ask(m.Cancel(job=job))
+            while wire.ask(m.Status(job=job)).info.worker is not None:
+                time.sleep(0.005)
+            break
+    return found
+
+
+def _house(*settings: str, model: str, threads: int) -> House:
+    return House(f"worker.threads={threads}", *settings, model=model, real=True).start()
+
+
+def pocket_share(rounds: int) -> dict[str, Any]:
+    """Whole takes by pocket: engine alone and through the daemon, in turn; at the model's rate and at 48 kHz.
+
+    The pings go out while a long take is made.
+    """
+    threads = torch.get_num_threads()
+    house, alone = _house(model="pocket", threads=threads), Alone("pocket", threads)
+    times: dict[str, list[float]] = {"alone": [], "daemon": [], "daemon_48k": [], "daemon_to_files": []}
+    try:
+        with house.client() as wire:
+            for number in range(rounds + 1):
+                found = {
+                    "alone": alone.take(round(50 * CLIP_S), number)["total_s"],
+                    "daemon": (own := heard(wire, request(CLIP_S, number, 32_000)))["total_s"],
+                    "daemon_to_files": own["done_s"],
+                    "daemon_48k": heard(wire, request(CLIP_S, number, 48_000))["total_s"],
+                }
+                for name, took_s in found.items():
+                    times[name] += [took_s] if number else []
+            trips = _round_trips(wire)
+    finally:
+        alone.close()
+        house.close()
+    medians = {name: statistics.median(found) for name, found in times.items()}
+    return {
+        "xrt": {name: CLIP_S / took_s for name, took_s in medians.items()},
+        "share": medians["alone"] / medians["daemon"],
+        "share_48k": medians["alone"] / medians["daemon_48k"],
+        "seconds": CLIP_S,
+        "round_trip_s": trips,
+    }
+
+
+def _round_trips(wire: Wire) -> list[float]:
+    """Times of pings while a take is being made."""
+    job = wire.ask(request(300.0, 1, 48_000)).job
+    while not any(e.event == "audio" for e in wire.ask(m.Next(job=job, wait_ms=2000, max_bytes=0)).events):
+        pass
+    found = []
+    for _ in range(PINGS):
+        begun = time.perf_counter()
+        wire.ask(m.Ping())
+        found.append(time.perf_counter() - begun)
+        time.sleep(0.01)
+    if wire.ask(m.Status(job=job)).info.state != "running":
+        raise RuntimeError("the take was over before the pings were")
+    wire.ask(m.Cancel(job=job))
+    return found
+
+
+def first_audio(model: str, precision: str, count: int) -> list[float]:
+    """Seconds to the first chunk of 0.2 s of each of ``count`` takes, the model loaded and warm."""
+    settings = (f"takes.chunk_s={FIRST_CHUNK_S}", f"worker.precision={precision}", "worker.slots=2")
+    house = _house(*settings, model=model, threads=torch.get_num_threads())
+    try:
+        with house.client() as wire:
+            found = [
+                heard(wire, request(4.0, n, 32_000), only_first=True)["first_s"] for n in range(count + 2)
+            ]
+    finally:
+        house.close()
+    return found[2:]
+
+
+def small_first_audio(folder: Path, precision: str, count: int) -> list[float]:
+    """The same for a checkpoint at MusicGen-small's shape."""
+    from tests.bench.checkpoint import small_checkpoint
+
+    return first_audio(str(small_checkpoint(folder / "small")), precision, count)
