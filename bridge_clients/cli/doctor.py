@@ -92,6 +92,7 @@ def _findings(*, deep: bool) -> Iterator[Finding]:
     by_s = time.monotonic() + (_DEEP_S if deep else _BUDGET_S)
     check = Child("-m", "daemon", "check", "--json", *(["--deep"] if deep else []))
     torch = Child("-c", _TORCH_QUESTION)
+    native = Child("-m", "genmodel.engine.native")
     yield Finding(
         "python",
         f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores",
@@ -111,6 +112,7 @@ def _findings(*, deep: bool) -> Iterator[Finding]:
     yield daemon
     yield from found
     yield _torch(*torch.answer(by_s))
+    yield _native(*native.answer(by_s))
 
 
 # ---- this installation ----
@@ -172,6 +174,19 @@ def _torch(status: int | None, out: str, err: str) -> Finding:
         advice = "there is an NVIDIA driver: a CUDA build of torch would use it"
         return Finding("torch", found, NOTE, advice)
     return Finding("torch", found)
+
+
+def _native(status: int | None, out: str, err: str) -> Finding:
+    """Which native kernels run here: the models' own answer."""
+    if status is None:
+        return Finding("native", f"the int8 kernels did not answer within {_BUDGET_S:g} s", NOTE, "ask again")
+    try:
+        told = json.loads(out)
+        return Finding("native", str(told["found"]), str(told["level"]), str(told["advice"]))
+    except (ValueError, KeyError, TypeError):
+        last = (err.strip() or f"status {status}").splitlines()[-1]
+        found = f"int8 kernels cannot be used ({last[:120]})"
+        return Finding("native", found, NOTE, "send this with a report")
 
 
 def _models() -> Iterator[Finding]:

@@ -69,6 +69,25 @@ def test_nothing_is_wrong_before_the_first_start_and_nothing_is_made(house: Hous
     assert "made at the first start" in found["state"]["found"]
     assert not house.state.exists() and not house.runtime.exists()
     assert found["zeromq"]["found"].endswith("with ipc and curve")
+    assert "int8 kernels" in found["native"]["found"]
+
+
+def test_the_native_kernels_say_where_they_run_without_being_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("SEGUE_NATIVE", "0")
+    by_s = time.monotonic() + 60
+    words = ("-m", "genmodel.engine.native")
+    assert "SEGUE_NATIVE=0" in doctor._native(*doctor.Child(*words).answer(by_s)).found
+    monkeypatch.delenv("SEGUE_NATIVE")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    absent = doctor._native(*doctor.Child(*words).answer(by_s))
+    if "installed" not in absent.found:
+        assert absent.level == "note" and "compiler" in absent.advice and not list(tmp_path.iterdir())
+    broken = doctor._native(1, "", "Traceback\nImportError: no such thing")
+    assert broken.level == "note" and "no such thing" in broken.found
 
 
 def test_a_daemon_at_work_is_fine(house: House) -> None:

@@ -74,7 +74,9 @@ def test_a_path_that_the_processor_lacks_is_refused(monkeypatch: pytest.MonkeyPa
 def test_they_can_be_switched_off(nothing_loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(build.SWITCH, "0")
     assert "SEGUE_NATIVE=0" in str(choices.native_absent())
-    assert not build.may_be_had() and not nothing_loaded.exists()
+    with pytest.raises(NativeAbsentError):
+        build.present()
+    assert not nothing_loaded.exists()
 
 
 @has_compiler
@@ -113,8 +115,27 @@ def test_it_is_compiled_once_for_all_who_ask_and_again_when_the_source_changes(
     monkeypatch.undo()
     # what others could have written is not loaded
     monkeypatch.setattr(build, "cache_folder", lambda: nothing_loaded)
+    assert build.present() == build.library() == made
     made.chmod(0o722)
-    assert not build._trusted(made)
+    assert build.present() is None
+    made.chmod(0o755)
+    nothing_loaded.chmod(0o777)
+    assert build.present() is None and "others may write" in str(choices.native_absent())
+
+
+@has_compiler
+def test_what_killed_compilers_left_is_taken_away_and_what_works_is_not(
+    nothing_loaded: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(build, "compile_library", lambda target: target.write_bytes(b""))
+    nothing_loaded.mkdir(mode=0o700)
+    for name in ("old", "new"):
+        (nothing_loaded / f".build-{name}").mkdir()
+        (nothing_loaded / f".build-{name}" / "entry.o").write_bytes(b"")
+    os.utime(nothing_loaded / ".build-old", (1e9, 1e9))
+    build.library()
+    assert {path.name for path in nothing_loaded.glob(".build-*")} == {".build-new"}
+    assert "could not be loaded" in str(choices.native_absent())  # an empty file is no library
 
 
 def test_other_processors_get_the_portable_path() -> None:

@@ -6,16 +6,19 @@ every path this kind of processor may have; which of them runs is decided when i
 
 from __future__ import annotations
 
-import fcntl
+import ctypes
 import hashlib
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+PATHS = ("portable", "avx2", "avx512", "neon", "dotprod")  # as entry.cpp numbers them, worst first
 SWITCH = "SEGUE_NATIVE"  # environment variable; 0: neither compiled nor used
 PACKAGE = Path(__file__).resolve().parent
 SOURCE = PACKAGE / "source"
@@ -38,7 +41,7 @@ _ARM: dict[str, tuple[str, ...]] = {
 }
 _FLAGS = {"x86_64": _X86, "AMD64": _X86, "aarch64": _ARM, "arm64": _ARM}
 _LINK = ("-shared", "-pthread")
-_COMPILE_LIMIT_S = 120  # it takes 8 s of processor time
+_COMPILE_LIMIT_S = 300  # a file; all take 8 s of processor time
 
 
 class NativeAbsentError(Exception):
@@ -87,15 +90,17 @@ def _run(command: list[str]) -> None:
         raise NativeAbsentError(f"the native kernels could not be compiled ({detail.strip()})")
 
 
-def refuse_if_switched_off() -> None:
-    """Raises NativeAbsentError where ``SEGUE_NATIVE`` says so."""
+def refuse_if_unwanted() -> None:
+    """Raises NativeAbsentError on a system they are not made for, and where ``SEGUE_NATIVE`` says so."""
+    if os.name != "posix":
+        raise NativeAbsentError("the native kernels are not made for this operating system")
     if os.environ.get(SWITCH, "").strip().lower() in ("0", "off", "no", "false"):
         raise NativeAbsentError(f"the native kernels are switched off ({SWITCH}={os.environ[SWITCH]})")
 
 
 def compile_library(target: Path) -> None:
     """Compile everything to ``target``, which appears whole or not at all. Raises NativeAbsentError."""
-    refuse_if_switched_off()
+    refuse_if_unwanted()
     command = compiler()
     if command is None:
         raise NativeAbsentError(
@@ -113,11 +118,13 @@ def compile_library(target: Path) -> None:
         _run([command, *_LINK, *objects, "-o", str(made)])
         if not made.is_file():
             raise NativeAbsentError(f"the native kernels could not be compiled ({command} made nothing)")
+        with open(made, "rb") as written:
+            os.fsync(written)  # or a power cut could leave the name without the content
         made.replace(target)
 
 
 def _trusted(path: Path) -> bool:
-    """Whether a file is there that nobody but its owner (this user, or root) can have written."""
+    """Whether something is there that nobody but its owner (this user, or root) can have written."""
     try:
         about = path.stat()
     except OSError:
@@ -125,13 +132,21 @@ def _trusted(path: Path) -> bool:
     return about.st_uid in (os.getuid(), 0) and not about.st_mode & 0o022
 
 
+def _sweep(folder: Path) -> None:
+    """Take away what compilers left that were killed; one at work is not older than its limit."""
+    oldest_s = time.time() - 4 * _COMPILE_LIMIT_S
+    for left in folder.glob(".build-*"):
+        if left.stat().st_mtime < oldest_s:
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def library() -> Path:
     """The compiled library: the one that was installed, the one in the cache, or one compiled now (once, even
     if several processes ask). Raises NativeAbsentError.
     """
-    if os.name != "posix" or platform.system() == "Windows":
-        raise NativeAbsentError("the native kernels are not made for this operating system")
-    refuse_if_switched_off()
+    refuse_if_unwanted()
+    import fcntl  # not on every system, and this file is loaded there too when a wheel is built
+
     name = library_name()
     installed = PACKAGE / name
     if installed.is_file():
@@ -140,23 +155,35 @@ def library() -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         cached = folder / name
+        if not _trusted(folder):
+            raise NativeAbsentError(f"the native kernels are not kept in {folder}: others may write there")
         if _trusted(cached):
             return cached
         with open(folder / f"{name}.lock", "w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not _trusted(cached):
+                _sweep(folder)
                 compile_library(cached)
-                cached.chmod(0o700)
+                cached.chmod(0o755)  # readable: root may have made it in another user's folder
             return cached
     except OSError as error:
         raise NativeAbsentError(f"the native kernels could not be kept in {folder} ({error})") from error
 
 
-def may_be_had() -> bool:
-    """Whether ``library`` has a chance, without compiling anything."""
+def present() -> Path | None:
+    """What ``library`` finds without compiling anything. Raises NativeAbsentError where it would refuse."""
+    refuse_if_unwanted()
+    name, folder = library_name(), cache_folder()
+    if (PACKAGE / name).is_file():
+        return PACKAGE / name
+    return folder / name if _trusted(folder) and _trusted(folder / name) else None
+
+
+def load(file: Path) -> tuple[Any, tuple[str, ...]]:
+    """The library and the paths that this processor runs, worst first. Raises NativeAbsentError."""
     try:
-        refuse_if_switched_off()
-    except NativeAbsentError:
-        return False
-    name = library_name()
-    return (PACKAGE / name).is_file() or (cache_folder() / name).is_file() or compiler() is not None
+        loaded = ctypes.CDLL(str(file))
+        bits = loaded.segue_paths()
+    except (OSError, AttributeError) as error:
+        raise NativeAbsentError(f"the native kernels could not be loaded ({error})") from error
+    return loaded, tuple(name for i, name in enumerate(PATHS) if bits >> i & 1)

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genmodel.engine.native.build import NativeAbsentError, library
+from genmodel.engine.native.build import PATHS, NativeAbsentError, library, load
 
-PATHS = ("portable", "avx2", "avx512", "neon", "dotprod")  # as entry.cpp numbers them, worst first
 # A thread for each so many bytes of weights: less is done before a second has begun. No bits depend on it.
 BYTES_PER_THREAD = 2**19
 _BYTES_PER_LOGIT = 16  # drawing from one takes about as long as a product with so many bytes of weights
@@ -162,12 +161,8 @@ class Kernels:
         Raises NativeAbsentError.
         """
         file = library()
-        try:
-            self._library = loaded = ctypes.CDLL(str(file))
-        except OSError as error:
-            raise NativeAbsentError(f"the native kernels could not be loaded ({error})") from error
-        bits = loaded.segue_paths()
-        self.paths = tuple(name for i, name in enumerate(PATHS) if bits >> i & 1)
+        self._library, self.paths = load(file)
+        loaded = self._library
         self.path = path or self.paths[-1]
         if self.path not in self.paths:
             raise NativeAbsentError(

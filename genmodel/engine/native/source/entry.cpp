@@ -45,7 +45,10 @@ struct Running {
 
   static void* in_thread(void* given) {
     Running& self = *(Running*)given;
-    self.body(*self.team, __atomic_add_fetch(&self.made, 1, __ATOMIC_RELAXED));
+    const int number = __atomic_add_fetch(&self.made, 1, __ATOMIC_RELAXED);
+    Team* team;
+    while (!(team = __atomic_load_n(&self.team, __ATOMIC_ACQUIRE))) sched_yield();
+    self.body(*team, number);
     return nullptr;
   }
 };
@@ -53,15 +56,23 @@ struct Running {
 template <class Body>
 void on_team(const SeguePool& pool, const Body& body) {
   int threads = pool.threads < 1 ? 1 : pool.threads > kMostThreads ? kMostThreads : pool.threads;
-  Team team(threads);
-  if (threads == 1) return body(team, 0);
-  Running<Body> running = {pool, body, &team, 0};
-  if (pool.parallel) return pool.parallel(Running<Body>::in_pool, &running, threads, 0);
+  if (threads == 1) {
+    Team alone(1);
+    return body(alone, 0);
+  }
+  Running<Body> running = {pool, body, nullptr, 0};
+  if (pool.parallel) {
+    Team team(threads);
+    running.team = &team;
+    return pool.parallel(Running<Body>::in_pool, &running, threads, 0);
+  }
   pthread_t made[kMostThreads];
-  for (int i = 1; i < threads; i++)
-    if (pthread_create(&made[i], nullptr, Running<Body>::in_thread, &running)) __builtin_trap();
+  int count = 1;
+  while (count < threads && !pthread_create(&made[count], nullptr, Running<Body>::in_thread, &running)) count++;
+  Team team(count);  // as many as the system gave
+  __atomic_store_n(&running.team, &team, __ATOMIC_RELEASE);
   body(team, 0);
-  for (int i = 1; i < threads; i++) pthread_join(made[i], nullptr);
+  for (int i = 1; i < count; i++) pthread_join(made[i], nullptr);
 }
 
 }  // namespace
