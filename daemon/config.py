@@ -50,6 +50,7 @@ class Worker:
     slots: int = 8  # variations that share one step
     threads: int = 0  # CPU threads of a worker; 0 leaves the choice to torch
     precision: str = "auto"
+    capture: str = "auto"  # steps as CUDA graphs: on CUDA; "on" runs the same code uncaptured elsewhere
     nice: int = 5  # how far a worker stands back behind the programs that play audio
     keep_alive_s: float = 300.0  # how long an idle model stays; 0 goes at once, -1 stays for ever
     memory_gib: float = 0.0  # what all models on a device may take together; 0: what is measured free
@@ -150,6 +151,7 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 CHOICES: dict[str, tuple[str, ...]] = {
     "log.level": ("debug", "info", "warning", "error"),
+    "worker.capture": ("auto", "on", "off"),
     "worker.precision": ("auto", "float32", "float16", "bfloat16", "int8"),
 }
 FOLDER_VARIABLES = {

@@ -128,7 +128,7 @@ class Server:
         wanted = self.settings.worker
         return spawn(
             name=name, model=model, device=device, precision=wanted.precision, slots=wanted.slots,
-            threads=wanted.threads, nice=wanted.nice, log=self._worker_log(name),
+            capture=wanted.capture, threads=wanted.threads, nice=wanted.nice, log=self._worker_log(name),
             environment=self._environment(), folder=self.state,
         )  # fmt: skip
 

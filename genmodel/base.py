@@ -21,9 +21,10 @@ from torch import Tensor
 
 from genmodel.audio import convert_audio
 from genmodel.codec import CompressionModel, get_wrapped_compression_model
+from genmodel.engine.captured.stepper import stepper_for
 from genmodel.engine.kernels import choose_precision
 from genmodel.engine.session import Window
-from genmodel.engine.stepper import MAX_SLOTS, Stepper
+from genmodel.engine.stepper import MAX_SLOTS
 from genmodel.engine.windows import draw_seed, make_sessions, run_sessions
 from genmodel.errors import ContractError, GenModelError
 from genmodel.lm.conditioning import ConditioningAttributes
@@ -46,7 +47,7 @@ class BaseGenModel:
     ``max_duration`` (s): the longest window the language model makes in one go; the argument, else
     ``lm.cfg.dataset.segment_duration``, else a ValueError. ``duration`` (s): what ``generate`` makes.
     ``extend_stride`` (s): by how much windows advance when ``duration`` is longer. ``precision``: "auto" or
-    as ``engine.kernels`` lists.
+    as ``engine.kernels`` lists. ``capture``: "auto", "on" or "off", whether steps run as CUDA graphs.
     """
 
     default_duration_s: float | None = None
@@ -78,6 +79,7 @@ class BaseGenModel:
         half = self.device.type not in ("cpu", "mps")
         self.autocast = torch.autocast(self.device.type, torch.float16 if half else None, enabled=half)
         self.precision = "auto"
+        self.capture = "auto"
         self.duration = self.default_duration_s or self.max_duration
         self._stride = self.default_stride_s
         own = self.default_sampling
@@ -298,7 +300,7 @@ class BaseGenModel:
             "name": self.name,
             "sha256": checkpoint.sha256 if checkpoint is not None else None,
             "licence": checkpoint.licence if checkpoint is not None else "unknown",
-            "parameters": self.lm.parameter_count,
+            "parameters": sum(p.numel() for p in self.lm.parameters()),
             "precision": choose_precision(self.precision, self.device),
             "device": str(self.device),
             "stems": self.stems,
@@ -389,6 +391,6 @@ class BaseGenModel:
             self.negative_text,
             attributes_of,
         )
-        stepper = Stepper(self.lm, min(MAX_SLOTS, len(sessions)), self.precision)
+        stepper = stepper_for(self.lm, min(MAX_SLOTS, len(sessions)), self.precision, self.capture)
         run_sessions(stepper, sessions, self._callback(progress))
         return torch.stack([session.tokens for session in sessions])

@@ -30,7 +30,7 @@ from protocol.tempo import fraction
 _TOKEN = np.dtype("<u2")  # codebooks have far fewer entries
 
 
-def load(model: str, *, device: str, precision: str, slots: int) -> GenModelPlayer:
+def load(model: str, *, device: str, precision: str, slots: int, capture: str = "auto") -> GenModelPlayer:
     """A player with its model in memory; raises `PlayerError` when the model cannot be had."""
     try:
         made = BaseGenModel.get_pretrained(model, None if device == "auto" else device)
@@ -38,7 +38,7 @@ def load(model: str, *, device: str, precision: str, slots: int) -> GenModelPlay
         if precision == "auto":
             choice = measured.choose(made)
             precision, why = choice.precision, choice.why
-        made.precision = precision
+        made.precision, made.capture = precision, capture
         return GenModelPlayer(made, slots, why)
     except GenModelError as error:
         raise player_error(error) from error

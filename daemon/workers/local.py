@@ -143,6 +143,7 @@ def spawn(
     precision: str,
     slots: int,
     threads: int,
+    capture: str,
     nice: int,
     log: Path,
     environment: dict[str, str],
@@ -155,7 +156,7 @@ def spawn(
     # "=": a name that begins with a dash is still a name, not an option
     command = [sys.executable, "-P", "-m", "daemon.workers.main", f"--model={model}", f"--device={device}"]
     command += ["--precision", precision, "--slots", str(slots), "--threads", str(threads)]
-    command += ["--nice", str(nice)]
+    command += ["--capture", capture, "--nice", str(nice)]
     command += ["--parent", str(os.getpid())]
     variables = dict(os.environ, PYTORCH_CUDA_ALLOC_CONF="expandable_segments:True", MALLOC_ARENA_MAX="2")
     # Threads that wait for each other by spinning for ever eat the cores that a DAW needs: beside four other

@@ -268,7 +268,7 @@ def error_map(error: Exception) -> dict[str, Any]:
     return SegueError("E_INTERNAL", f"The worker met a fault: {error}", detail=type(error).__name__).to_map()
 
 
-def make_player(model: str, device: str, precision: str, slots: int) -> Player:
+def make_player(model: str, device: str, precision: str, slots: int, capture: str = "auto") -> Player:
     """The player for this process; raises `PlayerError` when the model cannot be had."""
     hook = os.environ.get("SEGUE_TEST_ENGINE")
     if hook:
@@ -276,7 +276,7 @@ def make_player(model: str, device: str, precision: str, slots: int) -> Player:
         return getattr(importlib.import_module(module), function)(model, device)
     from daemon.workers.genmodel_player import load
 
-    return load(model, device=device, precision=precision, slots=slots)
+    return load(model, device=device, precision=precision, slots=slots, capture=capture)
 
 
 def _die_with_parent(parent: int) -> None:
@@ -304,6 +304,7 @@ def main() -> int:
     parser.add_argument("--model", required=True)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--capture", default="auto")
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--nice", type=int, default=0)
@@ -317,7 +318,7 @@ def main() -> int:
         link.send({"op": "ready", "pid": os.getpid()})
         begun, footprint = time.monotonic(), Footprint()
         try:
-            player = make_player(given.model, given.device, given.precision, given.slots)
+            player = make_player(given.model, given.device, given.precision, given.slots, given.capture)
         except Exception as error:
             link.send({"op": "load_failed", "error": error_map(error)})
             return 1

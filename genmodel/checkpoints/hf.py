@@ -85,11 +85,7 @@ def load_lm(folder: Path) -> LMModel:
     with reading(folder):
         cfg = audiocraft_config(config, _generation_config(folder), folder)
     wanted = ("decoder.", "enc_to_dec_proj.", "audio_enc_to_dec_proj.")
-
-    def tensors() -> dict[str, Tensor]:
-        return rename(read_weights(folder, lambda name: name.startswith(wanted)), folder)
-
-    state = tensors()
+    state = rename(read_weights(folder, lambda name: name.startswith(wanted)), folder)
     with reading(folder):
         _add_missing_projections(state, cfg, config)
 
@@ -102,7 +98,7 @@ def load_lm(folder: Path) -> LMModel:
             return LocalEncoders(folder)(name)
         return build_text_encoder(section, plain, folder, name)
 
-    return assemble_lm(cfg, state, folder, encoder, tensors)
+    return assemble_lm(cfg, state, folder, encoder)
 
 
 def _generation_config(folder: Path) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Beginning:
         self._added: tuple[Tensor | None, ...] = ()
         self._sequence = torch.empty(0)
         self._start = 0
+        self._room: tuple[int, int, int, int, list[int]] = (0, 0, 0, 0, [])
 
     @property
     def holds(self) -> bool:
@@ -69,7 +70,9 @@ class Beginning:
         steps = self._sequence.shape[1]
         sources = [0 if s.cross is None else len(s.cross) for s in streams]
         prefix = [stream.prefix_steps for stream in streams]
-        stepper.reserve(max(self.numbers) + 1, len(streams), max(prefix), steps, [n for n in sources if n])
+        heard = [length for length in sources if length]
+        self._room = (max(self.numbers) + 1, len(streams), max(prefix), steps, heard)
+        stepper.reserve(*self._room)
         self._added = tuple(stream.added(first.at.start, steps) for stream in streams)
         caches.set_lengths(number, prefix, sources)
         embedded = net.embed(self._sequence[:, : self._start].T)
@@ -85,6 +88,7 @@ class Beginning:
 
     def _complete(self, mixed: Tensor) -> None:
         stepper = self.stepper
+        stepper.reserve(*self._room)  # the first slot's was kept; the others' may have been given back
         for number, session in zip(self.numbers, self.sessions, strict=True):
             if number != self.numbers[0]:
                 stepper.caches.copy(self.numbers[0], number)

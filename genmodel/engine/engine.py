@@ -17,9 +17,10 @@ from torch import Tensor
 
 from genmodel.codec import CodecStream, CodecStreamState
 from genmodel.engine.beginning import Beginning
+from genmodel.engine.captured.stepper import stepper_for
 from genmodel.engine.prepare import HANDLE_FRAMES, Prepared, empty_tokens, prepare
 from genmodel.engine.session import UNKNOWN, Session, SessionState
-from genmodel.engine.stepper import MAX_SLOTS, Stepper
+from genmodel.engine.stepper import MAX_SLOTS
 from genmodel.errors import GenModelError
 from genmodel.request import AudioChunk, GenerationRequest
 
@@ -131,7 +132,7 @@ class Engine:
 
     def __init__(self, model: BaseGenModel, slots: int = 8) -> None:
         self.model = model
-        self.stepper = Stepper(model.lm, min(slots, MAX_SLOTS), model.precision)
+        self.stepper = stepper_for(model.lm, min(slots, MAX_SLOTS), model.precision, model.capture)
         self.jobs: list[GenerationJob] = []
         self._numbers = itertools.count(1)
         self._beginning: Beginning | None = None  # the window whose prefill is under way
@@ -148,7 +149,7 @@ class Engine:
     @property
     def kernels(self) -> str:
         """Which kernels multiply, where they are not torch's: equal where their bits are."""
-        return self.stepper.network.kernels_version
+        return self.stepper.kernels_version
 
     @torch.no_grad()
     def add(self, request: GenerationRequest) -> GenerationJob:

@@ -71,8 +71,10 @@ def lean_of(
     return Lean(tokens, bonus)
 
 
-def leaned(logits: Tensor, tokens: Tensor, bonus: float) -> Tensor:
-    """Logits [..., card] as float32, those of ``tokens`` [...] raised by ``bonus`` where there is one."""
+def leaned(logits: Tensor, tokens: Tensor, bonus: float | Tensor) -> Tensor:
+    """Logits [..., card] as float32, those of ``tokens`` [...] raised by ``bonus`` (a number, or float32 that
+    fits [..., 1]) where there is one.
+    """
     there = (tokens >= 0) & (tokens < logits.shape[-1])
     where = tokens.masked_fill(~there, 0)[..., None]
     raised = logits.float().gather(-1, where) + there[..., None].float() * bonus

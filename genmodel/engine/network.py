@@ -21,7 +21,6 @@ from genmodel.engine.kernels import PRECISIONS, Linear, make_linear
 from genmodel.engine.prefilling import Slices, prefill_slices
 from genmodel.lm.lm import LMModel
 from genmodel.lm.transformer import Attention, TransformerLayer, sinusoidal_positions
-from genmodel.memory import trim
 
 if TYPE_CHECKING:
     from genmodel.engine.caches import Caches, Group
@@ -70,11 +69,7 @@ class Network:
         parts = [lm.head(k) for k in range(config.n_q)]
         bias = None if parts[0][1] is None else torch.cat([b for _, b in parts if b is not None])
         self.head = self._linear(torch.cat([w for w, _ in parts]), bias, torch.float32)
-        self.layers = []
-        for i, layer in enumerate(lm.transformer.layers):
-            self.layers.append(self._layer(layer))  # type: ignore[arg-type]
-            lm.rest(f"transformer.layers.{i}")
-        lm.rest("linears")
+        self.layers = [self._layer(layer) for layer in lm.transformer.layers]  # type: ignore[arg-type]
         self._positions = torch.empty(0, config.dim, device=self.device)
 
     def _linear(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Linear:
@@ -230,6 +225,11 @@ class Network:
         return draw_tokens(logits, draws)
 
 
+def _version(lm: LMModel) -> tuple[int, ...]:
+    """Changes whenever a parameter is written to or replaced."""
+    return tuple(value for p in lm.parameters() for value in (p.data_ptr(), p._version))
+
+
 def _prepare(lm: LMModel, precision: str, packed: bool) -> Network:
     if precision == "int8":
         from genmodel.engine.native.network import NativeNetwork
@@ -240,12 +240,10 @@ def _prepare(lm: LMModel, precision: str, packed: bool) -> Network:
 
 def network_for(lm: LMModel, precision: str, packed: bool = True) -> Network:
     """The prepared weights of a model, made once and again when its parameters change."""
-    version = (lm.device, packed, lm.version())
+    version = (lm.device, packed, _version(lm))
     held = lm.prepared.get(precision)
     if held is None or held[0] != version:
         lm.prepared.clear()  # one form at a time: each is as large as the model
         held = lm.prepared[precision] = (version, _prepare(lm, precision, packed))
-        if lm.resting:
-            trim()
     network: Network = held[1]
     return network

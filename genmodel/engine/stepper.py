@@ -85,6 +85,11 @@ class Stepper:
         self.partial: set[int] = set()  # slots whose caches a prefill has written to in part
 
     @property
+    def kernels_version(self) -> str:
+        """Of what multiplies where it is not torch, and of how steps run: equal where their bits are."""
+        return self.network.kernels_version
+
+    @property
     def free(self) -> int:
         return self.slots.count(None)
 
@@ -113,6 +118,7 @@ class Stepper:
             # any
             self.caches.clear(number)
             self.partial.discard(number)
+        self.caches.release(number)
 
     def waiting(self) -> list[Session]:
         """Sessions aboard whose window has not begun here."""

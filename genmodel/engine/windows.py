@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genmodel.engine.captured.stepper import stepper_for
 from genmodel.engine.conditions import Stream, encode_streams
 from genmodel.engine.session import UNKNOWN, Session, Window, plan_windows
 from genmodel.engine.stepper import MAX_SLOTS, Stepper
@@ -153,6 +154,6 @@ def generate_window(
         Sampling(**settings),
         draw_seed() if seed is None else seed,
     )
-    run_sessions(Stepper(lm, min(MAX_SLOTS, rows)), sessions, callback)
+    run_sessions(stepper_for(lm, min(MAX_SLOTS, rows)), sessions, callback)
     codes = torch.stack([session.tokens for session in sessions])
     return codes[..., 0 if prompt is None or not remove_prompts else prompt.shape[-1] :]
