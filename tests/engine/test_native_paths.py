@@ -8,9 +8,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
+from genmodel.engine.kernels import native_absent
 from genmodel.engine.native import build
-from genmodel.engine.native.library import PATHS
+from genmodel.engine.native.library import PATHS, Scratch, kernels
+from genmodel.engine.native.weights import MOST_INPUTS, Arena, NativeLinear
 
 DRIVER = Path(__file__).with_name("native_driver.cpp")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -86,3 +89,31 @@ def test_arm_gives_the_bits_of_x86(here: Hashes, tmp_path: Path) -> None:
     # a processor without the dot product is not sent there
     known = subprocess.run([EMULATOR, "-cpu", "cortex-a53", made], capture_output=True, text=True, check=True)
     assert " neon " in known.stdout and " dotprod " not in known.stdout
+
+
+@pytest.mark.skipif(native_absent() is not None, reason=str(native_absent()))
+@pytest.mark.parametrize("path", PATHS)
+def test_what_is_not_finite_stays_so_and_spoils_its_own_row_only(path: str) -> None:
+    if path not in kernels().paths:
+        pytest.skip(f"this processor has no {path}")
+    torch.manual_seed(1)
+
+    def linear(weight: torch.Tensor) -> NativeLinear:
+        return NativeLinear(kernels(path), Scratch(), Arena(0), weight, None)
+
+    weight, x = torch.randn(50, 36), torch.randn(7, 36)
+    fine = linear(weight)(x)
+    assert linear(weight)(x[:0]).shape == (0, 50)
+    x[1, 3], x[2, 0], x[4, 35] = float("inf"), float("nan"), -float("inf")
+    x[5] = 1e-41  # too small to divide by: as good as nothing, and no infinity
+    x[5, 0] = 0
+    y = linear(weight)(x)
+    assert bool(y[[1, 2, 4]].isnan().all()) and torch.equal(y[[0, 3, 6]], fine[[0, 3, 6]])
+    assert float(y[5].abs().max()) < 1e-36
+    weight[3, 3], weight[4, 4] = float("nan"), float("inf")
+    spoilt = linear(weight)(x[[0, 3, 6]])
+    kept = [i for i in range(50) if i not in (3, 4)]
+    assert not bool(spoilt[:, 3:5].isfinite().any())
+    assert torch.equal(spoilt[:, kept], fine[[0, 3, 6]][:, kept])
+    with pytest.raises(ValueError, match="32 bits"):
+        linear(torch.empty(1, MOST_INPUTS + 1))

@@ -12,6 +12,7 @@ from torch import Tensor
 from genmodel.engine.native.library import CLinear, CNorm, Kernels, Scratch
 
 LANE, PANEL = 16, 64
+MOST_INPUTS = 2**17  # so many products of 127 by 127 fit into 32 bits
 _PAGE = 2 * 2**20
 
 
@@ -73,6 +74,8 @@ class NativeLinear:
     ) -> None:
         self._kernels, self._scratch = kernels, scratch
         self.outputs, inputs = weight.shape
+        if inputs > MOST_INPUTS:
+            raise ValueError(f"a linear of {inputs} inputs: its sums do not fit into 32 bits")
         integers, scale = quantise(weight.detach().float())
         rows, columns = up(self.outputs, PANEL), up(inputs, LANE)
         self.size_bytes = rows * columns

@@ -65,7 +65,7 @@ static inline bool draw(const SegueDraw& how, const SegueNoise& from, int book, 
     float most = room[0];
     for (int i = 1; i < card; i++) most = room[i] > most ? room[i] : most;
     *token = 0;
-    while (room[*token] != most) ++*token;  // the first of equals, as below
+    while (*token < card - 1 && room[*token] != most) ++*token;  // the first of equals, as below
     return true;
   }
   for (int i = 0; i < card; i++) room[i] /= how.temperature;
