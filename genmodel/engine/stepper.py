@@ -118,6 +118,10 @@ class Stepper:
             # any
             self.caches.clear(number)
             self.partial.discard(number)
+        self._give_back(number)
+
+    def _give_back(self, number: int) -> None:
+        """A slot's caches are no longer needed."""
         self.caches.release(number)
 
     def waiting(self) -> list[Session]:

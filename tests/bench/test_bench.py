@@ -8,7 +8,7 @@ import pytest
 
 from genmodel.engine.kernels import native_absent
 from tests.bench import __main__ as command
-from tests.bench import checkpoint, clip, codec, lm, through
+from tests.bench import checkpoint, clip, codec, gpu, lm, through
 
 
 def test_the_language_model_bench(
@@ -79,3 +79,32 @@ def test_the_slowest_second_of_a_clip() -> None:
     late = [(audio, time + (1.0 if audio > 2 else 0.0)) for audio, time in even]
     assert max(clip._seconds(late)) == pytest.approx(1.5)
     assert clip._seconds([(0.0, 0.0), (0.5, 1.0)]) == [2.0]
+
+
+def test_the_bench_of_gpus_says_that_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
+    assert command.main(["gpu", "--json", "--no-log"]) == 0
+    assert json.loads(capsys.readouterr().out.strip()) == {"absent": "there is no CUDA device"}
+
+
+def test_the_bench_of_gpus_rehearses_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu, "PLACES", (5, 20))
+    monkeypatch.setattr(gpu, "PREFILL_FRAMES", 30)
+    monkeypatch.setattr(gpu, "PLACE_STEPS", 4)
+    monkeypatch.setattr(gpu, "CODEC_S", 1.0)
+    monkeypatch.setattr(codec, "SHAPE", {**codec.SHAPE, "num_filters": 4, "hidden_size": 8})
+    words = ["--device", "cpu", "--shapes", "tiny", "--rounds", "1", "--seconds", "0.2"]
+    assert command.main(["gpu", "--json", "--no-log", *words]) == 0
+    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    tiny = result["shapes"]["tiny"]
+    assert tiny["bit_identical"] is True and set(tiny["ms_per_step"]) == {"1", "2", "4", "8", "16"}
+    alone = tiny["ms_per_step"]["1"]
+    assert tiny["ratio"] == pytest.approx(tiny["peer_ms_per_step"] / alone)
+    assert tiny["over_floor"] == pytest.approx(alone / tiny["floor_ms"])
+    assert tiny["throughput_16_over_1"] == pytest.approx(16 * alone / tiny["ms_per_step"]["16"])
+    assert tiny["step_far_over_near"] == pytest.approx(tiny["step_ms_at"]["20"] / tiny["step_ms_at"]["5"])
+    assert {"whole", "transformers", "chunks of 25"} <= set(result["codec_xrt"])

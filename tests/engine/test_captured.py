@@ -326,6 +326,19 @@ def test_memory_follows_what_is_aboard() -> None:
         assert torch.equal(made.tokens, other.tokens)
 
 
+def test_steps_are_kept_from_one_take_to_the_next() -> None:
+    lm = tiny_lm()
+    stepper = CapturedStepper(lm, 4)
+    run_sessions(stepper, [session(lm, "fast", 40, seed) for seed in range(4)])
+    kept, moves = dict(stepper.graphs._steps), stepper.caches.moves
+    one = session(lm, "slow warm piano", 40, 5)
+    run_sessions(stepper, [session(lm, "fast", 40, 1), session(lm, "fast", 40, 2), one])
+    assert stepper.caches.moves == moves and kept.items() <= stepper.graphs._steps.items()
+    alone = session(lm, "slow warm piano", 40, 5)
+    run_sessions(Stepper(lm, 1), [alone])
+    assert torch.equal(one.tokens, alone.tokens)
+
+
 def test_buckets() -> None:
     assert [lanes_for(n) for n in (1, 2, 3, 5, 8, 9, 16)] == [1, 2, 4, 8, 8, 16, 16]
     assert [span_for(n) for n in (1, 64, 65, 129, 257, 1500)] == [64, 64, 128, 256, 512, 1536]

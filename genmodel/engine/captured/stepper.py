@@ -69,6 +69,12 @@ class CapturedStepper(Stepper):
         self.caches.reserve(lanes, streams, span_for(prefix + steps) + STEP_BUCKET)
         self.caches.reserve_cross(lanes, sources)
 
+    def _give_back(self, number: int) -> None:
+        # the last one to leave keeps its caches: graphs are good as long as nothing moves, and the next one
+        # needs them
+        if any(slot is not None for slot in self.slots):
+            super()._give_back(number)
+
     def seat(
         self,
         number: int,
@@ -94,6 +100,9 @@ class CapturedStepper(Stepper):
             added,
         )
         self.slots[number] = Slot(session, streams, session.window, sequence.clone())
+        for other, slot in enumerate(self.slots):
+            if slot is None:
+                self.caches.release(other)
 
     def _made_again(self, session: Session, sequence: Tensor, start: int) -> Tensor:
         """bool [K, S]: cells that are known because an earlier attempt made them. They are made once more, so
