@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.bench != "results":
         status = run_all(args) if args.bench == "all" else run_one(args)
     if args.results or args.bench == "results":
-        print(f"written: {results.write()}", file=sys.stderr)
+        print(f"written: {results.write(names=benches())}", file=sys.stderr)
     return status
 
 

@@ -67,6 +67,9 @@ def text(entries: Mapping[str, Mapping[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for bench, entry in entries.items():
+        if "why" in entry:
+            lines.append(f"| {bench} | not measured: {entry['why']} |" + " |" * 5)
+            continue
         about = entry.get("machine") or {}
         where = ", ".join(
             str(part) for part in (about.get("gpu"), about.get("cpu"), f"torch {about.get('torch')}") if part
@@ -77,15 +80,28 @@ def text(entries: Mapping[str, Mapping[str, Any]]) -> str:
         cells = (bench, date, entry.get("commit"), where, entry.get("threads"), load, took)
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     for bench, entry in entries.items():
+        if "why" in entry:
+            continue
         shown = {name: value for name, value in entry["result"].items() if name != "machine"}
         lines += ["", f"## {bench}", "", "| figure | value |", "|---|---|"]
         lines += [f"| `{name}` | {value} |" for name, value in flat(shown)]
     return "\n".join(lines) + "\n"
 
 
-def write(log: Path | None = None, target: Path | None = None) -> Path:
-    """Write the page from the log; returns where it lies."""
+def unmeasured(names: Sequence[str], entries: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Benches that aim for something and have no record: why, where they can say it."""
+    found = {}
+    for name in names:
+        if name not in entries and aims_of(name):
+            bench = importlib.import_module(f"tests.bench.{name}")
+            found[name] = (bench.absent() if hasattr(bench, "absent") else None) or "it was not run"
+    return {name: {"result": {}, "why": why} for name, why in found.items()}
+
+
+def write(log: Path | None = None, target: Path | None = None, names: Sequence[str] = ()) -> Path:
+    """Write the page from the log; returns where it lies. ``names``: of all benches."""
     target = target or RESULTS
     entries = latest(log)
-    target.write_text(text({name: entries[name] for name in sorted(entries)}), encoding="utf-8")
+    ordered = {name: entries[name] for name in sorted(entries)}
+    target.write_text(text(ordered | unmeasured(names, entries)), encoding="utf-8")
     return target

@@ -59,8 +59,8 @@ def test_the_daemons_bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     for name, value in {"DIM": 64, "LAYERS": 2, "HEADS": 4, "CARD": 64}.items():
         monkeypatch.setattr(lm, name, value)
     monkeypatch.setattr(codec, "SHAPE", {**codec.SHAPE, "num_filters": 4, "hidden_size": 8})
-    t5 = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 4}
-    monkeypatch.setattr(checkpoint, "T5_BASE", t5)
+    small = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 4}
+    monkeypatch.setattr(checkpoint, "T5_BASE", {**checkpoint.T5_BASE, **small})
     assert command.main(["daemon", "--json", "--no-log", "--rounds", "0"]) == 0
     result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     times = [result[name] for name in ("cancel_ms", "start_beside_60_batch_jobs_ms", "round_trip_ms")]
