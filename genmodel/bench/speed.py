@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from genmodel.bench.quality import SEED, TEXTS
+from genmodel.engine.captured.stepper import stepper_for
 from genmodel.engine.engine import Engine
 from genmodel.engine.session import Session
 from genmodel.engine.stepper import MAX_SLOTS, Stepper
@@ -120,7 +121,7 @@ def language_model(model: BaseGenModel, precision: str, plan: Plan, tell: Tell) 
     steps = plan.steps + 2  # the first ones warm up
     positions: dict[str, float] = {}
     prefill: dict[str, float] = {}
-    stepper = Stepper(model.lm, 1, precision)
+    stepper = stepper_for(model.lm, 1, precision, model.capture)
     for at_s in plan.positions_s:
         known = min(round(at_s * rate), window - steps - model.lm.n_q - 8)
         tell(f"{precision}: a step at {known / rate:.0f} s")
@@ -136,7 +137,7 @@ def language_model(model: BaseGenModel, precision: str, plan: Plan, tell: Tell) 
     for count in plan.counts:
         tell(f"{precision}: {count} at once")
         try:
-            crowd = Stepper(model.lm, min(count, MAX_SLOTS), precision)
+            crowd = stepper_for(model.lm, min(count, MAX_SLOTS), precision, model.capture)
             _, step_s = _timed(model, crowd, _sessions(model, count, 0, steps + 8), steps)
         except (GenModelError, MemoryError, RuntimeError) as error:
             if not _short_of_memory(error):

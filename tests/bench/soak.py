@@ -5,7 +5,9 @@ size and sampling. They begin at random steps beside others, some are cancelled,
 resumed from their tokens, as after the death of a worker. Of each, tokens and audio are compared with those
 of the same request alone on an engine of its own; of a cancelled one, the audio that it gave so far.
 
-``--count`` requests in all, shared among the precisions that run here; ``--seed`` repeats a run.
+``--count`` requests in all, shared among the precisions that run here and the two ways to run a step (as it
+is, and with all of its state on the device, ``worker.capture``); ``--seed`` repeats a run. Solo twins are
+made the plain way.
 """
 
 from __future__ import annotations
@@ -153,10 +155,14 @@ def _resume(engine: Engine, guest: Guest) -> None:
     guest.audio, guest.resumed = {}, guest.resumed + 1
 
 
-def soak(model: BaseGenModel, precision: str, count: int, dice: random.Random, tally: Tally) -> None:
+def soak(
+    model: BaseGenModel, precision: str, count: int, dice: random.Random, tally: Tally, capture: str = "off"
+) -> None:
     """``count`` requests on one engine of ``model``; what happened goes to ``tally``."""
-    model.precision = precision
-    engine, twin = Engine(model, SLOTS), Engine(model, 4)
+    model.precision, model.capture = precision, "off"
+    twin = Engine(model, 4)
+    model.capture = capture
+    engine = Engine(model, SLOTS)
     guests: list[Guest] = []
     begun = 0
     while begun < count or guests:
@@ -201,12 +207,14 @@ def run(args: Namespace) -> dict[str, Any]:
 
     count, names = args.count or COUNT, precisions(args.precision)
     makers = (lambda: stems_model(WINDOW_S), lambda: tiny(max_duration=WINDOW_S))
-    shares = [(name, make) for name in names for make in makers]
+    ways = [(name, "off") for name in names]
+    ways += [(name, "on") for name in names if name != "int8"]  # the native kernels have no such step
+    shares = [(way, make) for way in ways for make in makers]
     tally, begun = Tally(), time.perf_counter()
     with torch.no_grad():
-        for number, (name, make) in enumerate(shares):
+        for number, ((name, capture), make) in enumerate(shares):
             share = count * (number + 1) // len(shares) - count * number // len(shares)
-            soak(make(), name, share, random.Random(f"{args.seed} {number}"), tally)
+            soak(make(), name, share, random.Random(f"{args.seed} {number}"), tally, capture)
     return {
         "requests": sum(tally.modes.values()),
         "different": len(tally.different),
@@ -217,6 +225,7 @@ def run(args: Namespace) -> dict[str, Any]:
         "most_aboard": tally.most_aboard,
         "steps": tally.steps,
         "precisions": names,
+        "captured_too": [name for name, capture in ways if capture == "on"],
         "seed": args.seed,
         "examples": tally.different[:5],
         "failed": bool(tally.different),
