@@ -49,6 +49,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of soak: what the dice begin with")
     parser.add_argument("--device", default=None, help="of gpu: cpu rehearses the same code")
     parser.add_argument("--shapes", default=None, help="of gpu: tiny, small, medium, large")
+    parser.add_argument("--captured", action="store_true", help="of soak: captured steps, too")
     parser.add_argument("--only", default=None, help="of all: these benches, with commas between")
     parser.add_argument("--results", action="store_true", help="write RESULTS.md afterwards")
     parser.add_argument("--no-log", action="store_true", help="do not append to log.jsonl")

@@ -5,9 +5,9 @@ size and sampling. They begin at random steps beside others, some are cancelled,
 resumed from their tokens, as after the death of a worker. Of each, tokens and audio are compared with those
 of the same request alone on an engine of its own; of a cancelled one, the audio that it gave so far.
 
-``--count`` requests in all, shared among the precisions that run here and the two ways to run a step (as it
-is, and with all of its state on the device, ``worker.capture``); ``--seed`` repeats a run. Solo twins are
-made the plain way.
+``--count`` requests in all, shared among the precisions that run here; ``--captured`` adds the other way to
+run a step (with all of its state on the device, ``worker.capture``); ``--seed`` repeats a run. Solo twins
+are made the plain way.
 """
 
 from __future__ import annotations
@@ -208,7 +208,8 @@ def run(args: Namespace) -> dict[str, Any]:
     count, names = args.count or COUNT, precisions(args.precision)
     makers = (lambda: stems_model(WINDOW_S), lambda: tiny(max_duration=WINDOW_S))
     ways = [(name, "off") for name in names]
-    ways += [(name, "on") for name in names if name != "int8"]  # the native kernels have no such step
+    if getattr(args, "captured", False):
+        ways += [(name, "on") for name in names if name != "int8"]  # the native kernels have no such step
     shares = [(way, make) for way in ways for make in makers]
     tally, begun = Tally(), time.perf_counter()
     with torch.no_grad():
