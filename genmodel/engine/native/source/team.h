@@ -30,6 +30,8 @@ struct Team {
       if (spins < 4000) {
 #if defined(__x86_64__)
         __builtin_ia32_pause();
+#elif defined(__aarch64__)
+        __asm__ volatile("yield");
 #endif
       } else {
         sched_yield();
