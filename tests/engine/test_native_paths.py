@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from genmodel.engine.native import build
 from genmodel.engine.native.library import PATHS, Scratch, kernels
 from genmodel.engine.native.weights import MOST_INPUTS, Arena, NativeLinear
 
+pytestmark = pytest.mark.timeout(900)  # 20 s of compilers, on a machine that may be busy
 DRIVER = Path(__file__).with_name("native_driver.cpp")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 CROSS, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
@@ -24,15 +26,19 @@ Hashes = dict[str, dict[str, str]]  # case -> path -> what came out
 def driver(folder: Path, command: str, machine: str, *flags: str) -> Path:
     """The driver, compiled with the kernels as ``build`` compiles them for this kind of processor."""
     common = [*build._COMMON, *flags]
-    objects = []
-    for name, own in build.units(machine).items():
-        objects.append(str(folder / f"{name}.o"))
-        source = str(build.SOURCE / f"{name}.cpp")
-        subprocess.run([command, *common, *own, "-c", source, "-o", objects[-1]], check=True, timeout=250)
-    made = folder / "driver"
-    link = [command, *common, f"-I{build.SOURCE}", str(DRIVER), *objects, "-pthread", "-o", str(made)]
-    subprocess.run(link, check=True, timeout=250)
-    return made
+    sources = {build.SOURCE / f"{name}.cpp": own for name, own in build.units(machine).items()}
+    sources[DRIVER] = (f"-I{build.SOURCE}",)
+
+    def compiled(source: Path) -> str:
+        made = str(folder / f"{source.stem}.o")
+        call = [command, *common, *sources[source], "-c", str(source), "-o", made]
+        subprocess.run(call, check=True, timeout=500)
+        return made
+
+    with ThreadPoolExecutor(2) as side_by_side:
+        objects = list(side_by_side.map(compiled, sources))
+    subprocess.run([command, *common, *objects, "-pthread", "-o", str(folder / "driver")], check=True)
+    return folder / "driver"
 
 
 def run(*command: str) -> Hashes:
