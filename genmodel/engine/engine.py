@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from genmodel.codec import CodecStream, CodecStreamState
+from genmodel.codec.windows import CodecWindows
 from genmodel.engine.beginning import Beginning
 from genmodel.engine.captured.stepper import stepper_for
 from genmodel.engine.prepare import HANDLE_FRAMES, Prepared, empty_tokens, prepare
@@ -88,12 +89,12 @@ class Take:
         """Frames of the take that are complete."""
         return max(self.known, self.session.final_frames)
 
-    def decode(self, upto: int, last: bool) -> Tensor:
+    def decode(self, windows: CodecWindows, upto: int, last: bool) -> Tensor:
         """Push the frames before ``upto`` and give the samples that are now final, [S, C, m]."""
         # a stem that is known to be nothing has the special token, and nobody hears what is put in its place
         fresh = self.session.tokens[None, :, self.pushed : upto].clamp_max(self.last_token)
         self.pushed = upto
-        audio = self.codec.push(fresh)
+        audio = windows.push(self.codec, fresh)
         if last:
             audio = torch.cat([audio, self.codec.finish()], dim=-1)
         skipped = min(self.silent, audio.shape[-1])
@@ -133,6 +134,8 @@ class Engine:
     def __init__(self, model: BaseGenModel, slots: int = 8) -> None:
         self.model = model
         self.stepper = stepper_for(model.lm, min(slots, MAX_SLOTS), model.precision, model.capture)
+        captured = None if model.capture == "auto" else model.capture == "on" and model.device.type == "cuda"
+        self._windows = CodecWindows(model.device, captured, always=model.capture == "on")
         self.jobs: list[GenerationJob] = []
         self._numbers = itertools.count(1)
         self._beginning: Beginning | None = None  # the window whose prefill is under way
@@ -291,7 +294,7 @@ class Engine:
             elif take.admitted:
                 self.stepper.check_finite(take.session)
                 self.stepper.sync(take.session)
-            audio = take.decode(upto, last)
+            audio = take.decode(self._windows, upto, last)
             results += self._chunks(job, number, take, audio, last)
             if last:
                 if take.admitted:

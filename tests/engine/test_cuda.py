@@ -9,12 +9,14 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from genmodel.codec.windows import CodecWindows
 from genmodel.engine.captured.stepper import LANES, CapturedStepper
 from genmodel.engine.noise import gumbel_noise, position_keys
 from genmodel.engine.session import Session
 from genmodel.engine.stepper import Stepper
 from genmodel.engine.windows import run_sessions
 from genmodel.lm.lm import LMModel
+from tests.codec.tiny import codec, random_codes
 from tests.engine.test_company import session
 from tests.engine.test_resume import resumed
 from tests.engine.tiny import tiny_lm
@@ -138,3 +140,14 @@ def test_capturing_leaves_the_devices_random_numbers_alone() -> None:
     before = torch.cuda.get_rng_state()
     captured_alone(tiny_lm(**WIDE).cuda(), "auto")
     assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+def test_the_codecs_captured_window_gives_the_streams_bits() -> None:
+    model = codec("musicgen").cuda()
+    windows = CodecWindows(torch.device("cuda", torch.cuda.current_device()))
+    codes = random_codes(model, 1, 200).cuda()
+    plain, other = model.stream(1), model.stream(1)
+    for piece in codes.split(10, 2):
+        assert torch.equal(plain.push(piece), windows.push(other, piece))
+    assert windows.kept == 1
+    assert torch.equal(plain.finish(), other.finish())

@@ -28,6 +28,7 @@ class Graphs:
         self._steps: dict[tuple[int, int, bool], FrameStep] = {}
         self._graphs: dict[tuple[int, int, bool], torch.cuda.CUDAGraph | None] = {}
         self._pool: Any = None  # of memory, for all graphs
+        self._aside: torch.cuda.Stream | None = None  # one for all: cuBLAS keeps room for each that it meets
 
     def clear(self) -> None:
         """Forget everything: the tensors that the steps work on are others now."""
@@ -77,7 +78,8 @@ class Graphs:
     def _captured(self, step: FrameStep) -> torch.cuda.CUDAGraph:
         """Replays of one pool's graphs never overlap and leave nothing in it, so that all may share it."""
         with torch.cuda.device(self._device):
-            present, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+            present, aside = torch.cuda.current_stream(), self._aside or torch.cuda.Stream()
+            self._aside = aside
             aside.wait_stream(present)
             with torch.cuda.stream(aside):
                 step()  # what is made once (tables of noise, workspaces) is made outside of the capture
