@@ -30,7 +30,7 @@ def draw_tokens(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
     """Logits [n, K, card], one take a row -> tokens int64 [n, K], and bool [n]: whether a take's logits, the
     bonus left out, are all finite.
     """
-    finite = torch.isfinite(logits).flatten(1).all(1)
+    finite = (logits * 0).flatten(1).sum(1) == 0  # nothing times what is not finite is no number
     if any(draw.near is not None for draw in draws):
         logits = torch.stack(
             [

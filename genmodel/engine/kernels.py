@@ -57,15 +57,30 @@ class PackedLinear:
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_ROWS)
         self.bias = bias
         self.run = torch.ops.mkldnn._linear_pointwise.default
+        self.run_binary = torch.ops.mkldnn._linear_pointwise.binary
 
     def __call__(self, x: Tensor) -> Tensor:
+        return self.activated(x, "none")
+
+    def activated(self, x: Tensor, activation: str) -> Tensor:
+        """f(x W^T + b) with f "none", "relu" or "gelu" (of the unrounded product)."""
         rows = x.shape[0]
         if rows < PACKED_ROWS:
             x = F.pad(x, (0, 0, 0, PACKED_ROWS - rows))
         elif rows > PREFILL_ROWS and rows % PREFILL_ROWS:
             x = F.pad(x, (0, 0, 0, PREFILL_ROWS - rows % PREFILL_ROWS))
-        y = self.run(x, self.packed, self.bias, "none", [], "")
+        y = self.run(x, self.packed, self.bias, activation, [], "none")
         return y if len(y) == rows else y[:rows]
+
+    def plus(self, added: Tensor, x: Tensor) -> Tensor:
+        """added + x W^T + b of at most MAX_STEP_ROWS rows, float32; ``added`` may be written over."""
+        if x.dtype != added.dtype:
+            return added.add_(self(x))
+        rows = x.shape[0]
+        if rows < PACKED_ROWS:
+            more = (0, 0, 0, PACKED_ROWS - rows)
+            return self.plus(F.pad(added, more), F.pad(x, more))[:rows]
+        return self.run_binary(x, added, self.packed, self.bias, "add")
 
 
 def packing_available(dtype: torch.dtype = torch.float32) -> bool:

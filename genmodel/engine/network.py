@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genmodel.engine.drawing import Draw, draw_tokens
-from genmodel.engine.kernels import PRECISIONS, Linear, make_linear
+from genmodel.engine.kernels import PRECISIONS, Linear, make_linear, packing_available
+from genmodel.engine.lean import VERSION, LeanStep
 from genmodel.engine.prefilling import Slices, prefill_slices
 from genmodel.lm.lm import LMModel
 from genmodel.lm.transformer import Attention, TransformerLayer, sinusoidal_positions
@@ -52,7 +53,9 @@ def _norm(module: torch.nn.LayerNorm) -> Norm:
 class Network:
     """Weights of an ``LMModel`` prepared for one device and precision."""
 
-    kernels_version = ""  # of kernels that are not torch's
+    kernels_version = ""  # changes with the bits, as far as they are not torch's own affair
+
+    lean_steps = True  # false: all networks take the long form, which is what is captured on a GPU
 
     def __init__(self, lm: LMModel, precision: str = "float32", packed: bool = True) -> None:
         config = lm.config
@@ -71,6 +74,11 @@ class Network:
         self.head = self._linear(torch.cat([w for w, _ in parts]), bias, torch.float32)
         self.layers = [self._layer(layer) for layer in lm.transformer.layers]  # type: ignore[arg-type]
         self._positions = torch.empty(0, config.dim, device=self.device)
+        #: steps take fewer operations (``LeanStep``); false: the long form, which they are compared with
+        self.lean = packed and precision != "int8" and self.device.type == "cpu"
+        self.lean = self.lean and packing_available(self.dtype)
+        if self.lean:
+            self.kernels_version = VERSION
 
     def _linear(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Linear:
         return make_linear(weight, bias, dtype, self._packed)
@@ -174,6 +182,8 @@ class Network:
         """Inputs [R, D] of the rows of a group through all layers, then guidance with each session's weights:
         what the heads take, [n, D].
         """
+        if self.lean and self.lean_steps:
+            return self._mixed(LeanStep(self, caches, group).run(caches, x.clone()), group, weights)
         for i, layer in enumerate(self.layers):
             qkv = layer.qkv(self.normed(x, layer.norm1))
             x = x + layer.out(caches.attend(i, group, qkv))
@@ -183,6 +193,9 @@ class Network:
                 y = layer.cross_out(caches.attend_cross(i, group, q))
                 x = x.index_add(0, rows, y.to(x.dtype))
             x = x + layer.down(self.activation(layer.up(self.normed(x, layer.norm2))))
+        return self._mixed(x, group, weights)
+
+    def _mixed(self, x: Tensor, group: Group, weights: Sequence[Sequence[float]]) -> Tensor:
         parts = self.finish(x).split(group.rows_of_session)
         return torch.stack([self.mix(part, mix) for part, mix in zip(parts, weights, strict=True)])
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _MANTISSA_BITS = 12  # relative resolution of tail probabilities: 2^-12
@@ -75,6 +77,36 @@ def _salts(card: int, device: torch.device) -> Tensor:
 
 def gumbel_noise(keys: Tensor, card: int) -> Tensor:
     """Keys int64 [...] -> float32 [..., card] of Gumbel noise."""
+    return _on_host(keys, card) if keys.device.type == "cpu" else _anywhere(keys, card)
+
+
+def _on_host(keys: Tensor, card: int) -> Tensor:
+    """As ``_anywhere``, to the bit: numpy has unsigned integers, whose shifts need no mask, and its small
+    operations cost a third of torch's (45 us instead of 139 for 4 codebooks of 2048).
+    """
+    both = keys.numpy().view(np.uint64)[..., None]
+    h = _salts(card, keys.device).numpy().view(np.uint32) ^ both.astype(np.uint32)
+    _mix32_on_host(h)
+    h += (both >> np.uint64(32)).astype(np.uint32)
+    _mix32_on_host(h)
+    h &= np.uint32(0x7FFFFFFF)
+    h |= np.uint32(1)
+    bits = h.view(np.int32).astype(np.float32).view(np.int32)
+    bits >>= _SHIFT
+    bits -= _ONE_BITS
+    return torch.from_numpy(_table(keys.device).numpy().take(bits))
+
+
+def _mix32_on_host(x: NDArray[np.uint32]) -> None:
+    """lowbias32, in place."""
+    x ^= x >> np.uint32(16)
+    x *= np.uint32(0x7FEB352D)
+    x ^= x >> np.uint32(15)
+    x *= np.uint32(0x846CA68B)
+    x ^= x >> np.uint32(16)
+
+
+def _anywhere(keys: Tensor, card: int) -> Tensor:
     low = (keys & 0xFFFFFFFF).to(torch.int64)
     low = (low - ((low >> 31) << 32)).to(torch.int32)[..., None]
     high = (keys >> 32).to(torch.int32)[..., None]

@@ -35,9 +35,12 @@ def choose(
     logits = logits.float()
     if noise is None:
         return logits.argmax(-1)
-    logits = logits / temperature
+    if temperature != 1.0:
+        logits = logits / temperature
     if top_p > 0:
-        logits = logits.masked_fill(~keep_top_p(logits, top_p), float("-inf"))
+        kept = keep_top_p(logits, top_p)
     elif 0 < top_k < logits.shape[-1]:
-        logits = logits.masked_fill(~keep_top_k(logits, top_k), float("-inf"))
-    return (logits + noise).argmax(-1)
+        kept = keep_top_k(logits, top_k)
+    else:
+        return (logits + noise).argmax(-1)
+    return torch.where(kept, logits + noise, float("-inf")).argmax(-1)

@@ -43,6 +43,12 @@ SETTINGS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _long_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is captured is the long form of a step, and that is what it is compared with."""
+    monkeypatch.setattr(Network, "lean_steps", False)
+
+
 def test_rows_with_settings_of_their_own_are_drawn_as_by_the_twin() -> None:
     torch.manual_seed(0)
     keys = position_keys(3, 0, len(SETTINGS), 4).T

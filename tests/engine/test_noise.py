@@ -6,6 +6,7 @@ import hashlib
 
 import torch
 
+from genmodel.engine.noise import _anywhere as anywhere
 from genmodel.engine.noise import gumbel_noise, position_keys
 
 
@@ -18,6 +19,15 @@ def test_the_bits_are_fixed() -> None:
         hashlib.sha256(noise.numpy().tobytes()).hexdigest()
         == "1217a6297d793a58e60290f6fc21050f0572e1e104fc9b7a97011447143498e8"
     )
+
+
+def test_numpy_on_the_host_gives_the_bits_of_torch_anywhere() -> None:
+    for seed, card in ((0, 2048), (2**64 - 1, 400), (77, 1)):
+        keys = position_keys(seed, 5, 90, 12)
+        for part in (keys, keys[:, 7], keys[:, 3][None], keys.T, keys[:, :0]):
+            noise = gumbel_noise(part, card)
+            assert noise.shape == (*part.shape, card) and noise.dtype == torch.float32
+            assert torch.equal(noise, anywhere(part, card))
 
 
 def test_it_is_gumbel_noise() -> None:
