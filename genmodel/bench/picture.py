@@ -30,6 +30,8 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     _company(figure.add_subplot(grid[1]), found)
     _takes(figure.add_subplot(grid[2]), found)
     _quality(figure.add_subplot(grid[3]), found)
+    for axes in figure.axes:
+        axes.title.set_fontsize(10)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")
 
@@ -38,7 +40,7 @@ def _steps(axes: Any, found: Mapping[str, Any]) -> None:
     for name, one in found.items():
         points = sorted((float(at), ms) for at, ms in one["step_ms"].items())
         axes.plot(*zip(*points, strict=True), marker="o", color=COLOURS.get(name), label=name)
-    axes.set(title="a step, ms", xlabel="seconds into the take")
+    axes.set(title="A step, ms", xlabel="seconds into the take")
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=8, frameon=False)
 
@@ -48,7 +50,7 @@ def _company(axes: Any, found: Mapping[str, Any]) -> None:
         points = sorted((int(count), speed) for count, speed in one["together_frames_per_s"].items())
         if points:
             axes.plot(*zip(*points, strict=True), marker="o", color=COLOURS.get(name))
-    axes.set(title="frames per second, all together", xlabel="takes at once")
+    axes.set(title="Frames/s, all together", xlabel="takes at once")
     axes.set_ylim(bottom=0)
 
 
@@ -57,7 +59,7 @@ def _takes(axes: Any, found: Mapping[str, Any]) -> None:
     bars = axes.bar(names, [found[name]["xrt"] for name in names], color=[COLOURS.get(n) for n in names])
     axes.bar_label(bars, labels=[f"{found[n]['first_audio_ms']:.0f} ms" for n in names], fontsize=8)
     axes.axhline(1.0, color="#555555", linewidth=1, linestyle="--")
-    axes.set(title="xrt of a take (above: first audio)")
+    axes.set(title="xrt of a take; its first audio")
     axes.margins(y=0.12)
 
 
@@ -66,5 +68,5 @@ def _quality(axes: Any, found: Mapping[str, Any]) -> None:
     axes.bar(names, [max(_KL_FLOOR, found[n]["quality"]["kl"]) for n in names],
              color=[COLOURS.get(n) for n in names])  # fmt: skip
     axes.axhline(MAX_KL, color="#555555", linewidth=1, linestyle="--")
-    axes.set(title="KL from float32, nats (line: allowed)", yscale="log")
+    axes.set(title="KL from float32 (line: allowed)", yscale="log")
     axes.set_ylim(_KL_FLOOR, 1.0)

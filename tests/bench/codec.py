@@ -21,6 +21,7 @@ from torch import Tensor
 
 from genmodel.codec import EncodecModel, encodec_config_from_hf, load_encodec
 
+ALL_ARGUMENTS = ("--seconds", "5")
 SHAPE: dict[str, Any] = {
     "sampling_rate": 32000,
     "audio_channels": 1,
