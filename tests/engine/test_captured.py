@@ -96,6 +96,17 @@ def test_tokens_are_those_of_the_plain_step(network: str) -> None:
         assert one.done and other.done
 
 
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_form_for_gpus_computes_the_same(network: str) -> None:
+    """All lanes in one call over one span, rows in whole blocks: other products, hence other roundings."""
+    lm = tiny_lm(**NETWORKS[network])
+    plain, captured = mixed_company(lm), mixed_company(lm)
+    run_sessions(Stepper(lm, 8), plain)
+    run_sessions(CapturedStepper(lm, 8, apart=False), captured)
+    for one, other in zip(plain, captured, strict=True):
+        assert torch.equal(one.tokens, other.tokens)
+
+
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "plain"])
 @pytest.mark.parametrize("network", test_company.NETWORKS)
 def test_caches_hold_the_same_bits(network: str, packed: bool) -> None:

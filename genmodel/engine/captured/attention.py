@@ -20,14 +20,14 @@ _KERNELS = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]  # the second where
 
 
 class StepAttention:
-    """Of ``lanes`` lanes with ``rows`` rows each, over the first ``span`` places of caches. Lengths are
-    rounded up to ``bucket``.
+    """Of ``lanes`` lanes with ``rows`` rows each, over the first ``span`` places of caches. ``apart``: row by
+    row, over lengths rounded up to ``bucket``.
     """
 
-    def __init__(self, net: Network, lanes: int, rows: int, span: int, bucket: int) -> None:
+    def __init__(self, net: Network, lanes: int, rows: int, span: int, bucket: int, *, apart: bool) -> None:
         self.net, self.lanes, self.rows, self.span, self.bucket = net, lanes, rows, span, bucket
         self._places = torch.arange(span, device=net.device)
-        self._apart = net.device.type == "cpu"
+        self._apart = apart
 
     def mask(self, lengths: Tensor) -> Tensor:
         """Lengths int64 [lanes, rows], at least 1 -> what is added to the scores, [lanes * rows, 1, span]."""

@@ -24,11 +24,20 @@ from genmodel.engine.session import UNKNOWN
 
 class FrameStep:
     """One step of the first ``lanes`` lanes, attention over the first ``span`` places. Holds the tensors of
-    the tables and caches as they are: it ends with them.
+    the tables and caches as they are: it ends with them. ``apart``: lanes attend one after the other and rows
+    are not filled up, as a CPU likes it; None means on a CPU.
     """
 
     def __init__(
-        self, net: Network, caches: Caches, tables: Tables, lanes: int, span: int, *, top_p: bool
+        self,
+        net: Network,
+        caches: Caches,
+        tables: Tables,
+        lanes: int,
+        span: int,
+        *,
+        top_p: bool,
+        apart: bool | None = None,
     ) -> None:
         self.net, self.caches, self.tables, self.lanes = net, caches, tables, lanes
         device, self.streams = net.device, caches.own[0].shape[2]
@@ -36,7 +45,8 @@ class FrameStep:
         heard = bool(caches.cross) and caches.cross[0].shape[1] >= lanes
         self.sources = caches.cross[0].shape[2] if heard else 0
         self.rows = lanes * self.streams
-        self._block = 1 if device.type == "cpu" else CUDA_ROWS
+        apart = device.type == "cpu" if apart is None else apart
+        self._block = 1 if apart else CUDA_ROWS
         self._top_p = top_p
         self._room: dict[str, Tensor] = {}  # kept: filling up is one copy then, and not three kernels
         self._lane = torch.arange(lanes, device=device)
@@ -46,10 +56,10 @@ class FrameStep:
         length = caches.own[0].shape[4]
         self._beyond = length - 1
         self._positions = net.positions(length)
-        self._own = StepAttention(net, lanes, self.streams, span, STEP_BUCKET)
+        self._own = StepAttention(net, lanes, self.streams, span, STEP_BUCKET, apart=apart)
         if self.sources:
             wide = caches.cross[0].shape[4]
-            self._cross = StepAttention(net, lanes, self.sources, wide, CROSS_BUCKET)
+            self._cross = StepAttention(net, lanes, self.sources, wide, CROSS_BUCKET, apart=apart)
 
     @torch.no_grad()
     def __call__(self) -> None:

@@ -40,7 +40,9 @@ def span_for(places: int) -> int:
 
 
 class CapturedStepper(Stepper):
-    """``capture``: whether steps are captured; None means where the device can."""
+    """``capture``: whether steps are captured; None means where the device can. ``apart``: as for
+    ``FrameStep``.
+    """
 
     def __init__(
         self,
@@ -50,11 +52,13 @@ class CapturedStepper(Stepper):
         packed: bool = True,
         slices: bool = True,
         capture: bool | None = None,
+        apart: bool | None = None,
     ) -> None:
         super().__init__(lm, slots, precision, packed, slices)
         self.tables = Tables(self.network, lanes_for(slots))
         self.finite = self.tables.finite
         self.graphs = Graphs(self.device, self.tables.active, capture)
+        self._apart = apart
         self._active: list[int] = []
         self._layout = (0, 0)  # of the tensors that the steps there are work on
 
@@ -174,7 +178,9 @@ class CapturedStepper(Stepper):
         lanes, span, top_p = key
 
         def made() -> FrameStep:
-            return FrameStep(self.network, self.caches, self.tables, lanes, span, top_p=top_p)
+            return FrameStep(
+                self.network, self.caches, self.tables, lanes, span, top_p=top_p, apart=self._apart
+            )
 
         return self.graphs.step(key, made)
 
