@@ -114,9 +114,8 @@ def kernels_of(precision: str) -> str | None:
     from genmodel.engine.native import build
     from genmodel.engine.native.library import kernels
 
-    name = build.library_name()
     with contextlib.suppress(build.NativeAbsentError):
-        if (build.PACKAGE / name).is_file() or (build.cache_folder() / name).is_file():
+        if build.present() is not None:
             return kernels().version
     return None
 

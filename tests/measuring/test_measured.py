@@ -95,6 +95,19 @@ def test_other_kernels_than_those_of_the_usual_precision_mean_that_nothing_is_kn
     assert choice == measured.Choice("float32", "auto: measured on 2026-11-23 with other kernels")
 
 
+def test_int8_is_taken_only_with_the_library_that_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    from genmodel.engine.native import build
+
+    monkeypatch.setattr(build, "compile_library", lambda target: pytest.fail("nothing is compiled to choose"))
+    monkeypatch.setattr(build, "present", lambda: None)
+    one = dataclasses.replace(CLOSE, kernels="segue-0123 avx2")
+    found = record(precisions={"float32": EXACT, "int8": one})
+    assert measured.kernels_of("int8") is None
+    assert measured.best_of(found, "float32").precision == "float32"
+    monkeypatch.setattr(measured, "kernels_of", lambda name: "segue-0123 avx2" if name == "int8" else TORCH)
+    assert measured.best_of(found, "float32").precision == "int8"
+
+
 def test_another_processor_is_another_machine(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured.save(record(), file)
     monkeypatch.setattr(measured, "processor", lambda device: "another")
