@@ -78,10 +78,14 @@ class Beginning:
         embedded = net.embed(self._sequence[:, : self._start].T)
         inputs = []
         for stream, bias in zip(streams, self._added, strict=True):
-            x = embedded if bias is None else embedded + bias[: self._start]
+            begin = stream.prefix_steps
+            code = net.positions(begin + self._start)
+            x = embedded + code[begin:]
+            if bias is not None:  # after the code, as in a step: the bits of the sum depend on the order
+                x = x + bias[: self._start]
             if stream.prefix is not None:
-                x = torch.cat([stream.prefix.to(x), x])
-            inputs.append(x + net.positions(len(x)))
+                x = torch.cat([stream.prefix.to(x) + code[:begin], x])
+            inputs.append(x)
         stepper.partial.add(number)
         rows = slice_rows(stepper.device) if stepper.slices else None
         return net.prefill(caches, number, streams, inputs, rows)

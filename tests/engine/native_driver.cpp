@@ -106,24 +106,26 @@ const Shape kShapes[] = {
 
 constexpr int kSlots = 3, kStreams = 2, kPlaces = 64, kSource = 7;
 
+// bfloat16, filled or empty; or bytes with scales, empty
 struct Caches {
-  std::vector<uint16_t*> keys, values;
+  std::vector<void*> keys, values;
   SegueCache c;
-  Caches(Made& made, const Shape& shape, int places, Noise* fill) {
-    const size_t count = (size_t)kSlots * kStreams * shape.heads * places * up(shape.dim / shape.heads, kLane);
-    for (int i = 0; i < shape.layers; i++) {
-      keys.push_back(made.take(made.halves, count));
-      values.push_back(made.take(made.halves, count));
-      if (fill)
-        for (size_t j = 0; j < count; j++)
-          for (auto* list : {&keys, &values}) {
-            const float value = fill->value();
-            uint32_t bits;
-            memcpy(&bits, &value, 4);
-            list->back()[j] = (uint16_t)(bits >> 16);
-          }
-    }
+  Caches(Made& made, const Shape& shape, int places, Noise* fill, bool bytes = false) {
+    const size_t lines = (size_t)kSlots * kStreams * shape.heads * places;
+    const size_t width = up(shape.dim / shape.heads, kLane), count = lines * (bytes ? (width + 4) / 2 : width);
+    for (int i = 0; i < shape.layers; i++)
+      for (auto* list : {&keys, &values}) {
+        uint16_t* halves = made.take(made.halves, count);
+        list->push_back(halves);
+        for (size_t j = 0; fill && j < count; j++) {
+          const float value = fill->value();
+          uint32_t bits;
+          memcpy(&bits, &value, 4);
+          halves[j] = (uint16_t)(bits >> 16);
+        }
+      }
     c = {};
+    c.bytes = bytes;
     c.keys = keys.data(), c.values = values.data();
     c.slots = kSlots, c.streams = kStreams, c.places = places;
   }
@@ -214,7 +216,7 @@ bool fail(const char* what, const char* where, int path) {
 
 // Slot 0 alone and in company: a prefill of 37 places at once, in pieces and one by one, then steps. The odd slot is
 // a place behind and feeds its last one again.
-bool network(const Shape& shape, int path) {
+bool network(const Shape& shape, int path, bool bytes) {
   Noise noise = {(uint64_t)(shape.dim * 1000 + shape.heads)};
   Network n(shape, noise);
   Caches heard(n.made, shape, up(kSource, kLane), &noise);
@@ -233,7 +235,7 @@ bool network(const Shape& shape, int path) {
   const int kPrefill = 37, kSteps = 13;
   for (int way = 0; way < 3; way++) {
     Made own_memory;
-    Caches own(own_memory, shape, kPlaces, nullptr);
+    Caches own(own_memory, shape, kPlaces, nullptr, bytes);
     const int company = way ? kSlots : 1, threads = way == 1 ? 2 : 1, piece = way == 0 ? kPrefill : way == 1 ? 5 : 1;
     std::vector<float> mixed, all;
     for (int slot = 0; slot < company; slot++)
@@ -257,7 +259,7 @@ bool network(const Shape& shape, int path) {
     if (takes[0].size() != all.size() || memcmp(takes[0].data(), all.data(), all.size() * sizeof(float)))
       return fail("a take depends on its company or on how it is fed", shape.name, path);
   }
-  printf("%s %s %016llx\n", shape.name, kNames[path], (unsigned long long)h);
+  printf("%s%s %s %016llx\n", shape.name, bytes ? "-bytes" : "", kNames[path], (unsigned long long)h);
   return true;
 }
 
@@ -348,7 +350,8 @@ int main() {
     if (!(segue_paths() >> path & 1)) continue;
     if (!linears(path) || !draws(path)) return 1;
     for (const Shape& shape : kShapes)
-      if (!network(shape, path)) return 1;
+      for (bool bytes : {false, true})
+        if (!network(shape, path, bytes)) return 1;
   }
   return 0;
 }

@@ -34,28 +34,41 @@ def norm(x: Tensor, module: torch.nn.LayerNorm) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], module.weight.double(), module.bias.double(), module.eps)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool) -> Tensor:
-    q, k, v = (x.view(len(x), heads, -1).transpose(0, 1) for x in (q, half(k), half(v)))
+def whole(x: Tensor, largest: int) -> Tensor:
+    """Float64 [..., N] rounded to whole parts, as many of each vector's largest magnitude."""
+    unit = x.abs().amax(-1, keepdim=True) / largest
+    return (x / torch.where(unit > 0, unit, 1.0)).round() * unit
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool, byte_caches: bool) -> Tensor:
+    """Own attention is the causal one; cross-attention's keys and values are bfloat16 always."""
+    q, k, v = (x.view(len(x), heads, -1).transpose(0, 1) for x in (q, k, v))
+    if causal and byte_caches:
+        q, k, v = whole(q, 127 * 64), whole(k, 127), whole(v, 127)
+    else:
+        k, v = half(k), half(v)
     scores = q @ k.transpose(1, 2) * q.shape[-1] ** -0.5
     if causal:
         scores = scores.masked_fill(torch.ones(scores.shape[-2:]).triu(1).bool(), float("-inf"))
     return (scores.softmax(-1) @ v).transpose(0, 1).flatten(1)
 
 
-def attend(module: Attention, x: Tensor, source: Tensor | None, scale: Tensor | None) -> Tensor:
+def attend(
+    module: Attention, x: Tensor, source: Tensor | None, scale: Tensor | None, byte_caches: bool
+) -> Tensor:
     dim, heads = x.shape[1], module.num_heads
     weight, bias = module.in_proj_weight, module.in_proj_bias
     if source is None:
-        y = attention(*linear(x, weight, bias).chunk(3, 1), heads, True)
+        y = attention(*linear(x, weight, bias).chunk(3, 1), heads, True, byte_caches)
     else:
         bias_q, bias_kv = (None, None) if bias is None else (bias[:dim], bias[dim:])
         kv = linear(source.double(), weight[dim:], bias_kv)
-        y = attention(linear(x, weight[:dim], bias_q), *kv.chunk(2, 1), heads, False)
+        y = attention(linear(x, weight[:dim], bias_q), *kv.chunk(2, 1), heads, False, byte_caches)
     return linear(y, module.out_proj.weight, module.out_proj.bias, scale)
 
 
 @torch.no_grad()
-def twin_logits(lm: LMModel, session: Session, tokens: Tensor) -> Tensor:
+def twin_logits(lm: LMModel, session: Session, tokens: Tensor, byte_caches: bool = True) -> Tensor:
     """[steps, K, card] of every step that makes something, for the one window of these tokens [K, F]."""
     window = session.at
     sequence = lm.pattern(window.frames).build_pattern_sequence(tokens[None], lm.special_token_id)[0][0]
@@ -76,9 +89,10 @@ def twin_logits(lm: LMModel, session: Session, tokens: Tensor) -> Tensor:
                 getattr(getattr(layer, f"layer_scale_{part}", None), "scale", None)
                 for part in ("1", "cross", "2")
             )
-            x = x + attend(layer.self_attn, norm(x, layer.norm1), None, own)
+            x = x + attend(layer.self_attn, norm(x, layer.norm1), None, own, byte_caches)
             if layer.cross_attention is not None and stream.cross is not None:
-                x = x + attend(layer.cross_attention, norm(x, layer.norm_cross), stream.cross, cross)
+                heard = norm(x, layer.norm_cross)
+                x = x + attend(layer.cross_attention, heard, stream.cross, cross, byte_caches)
             y = layer.activation(linear(norm(x, layer.norm2), layer.linear1.weight, layer.linear1.bias))
             x = x + linear(y, layer.linear2.weight, layer.linear2.bias, ff)
         hidden.append(norm(x, lm.out_norm)[-fed.shape[1] :])

@@ -1,7 +1,8 @@
-"""Caches of the native kernels: bfloat16, keys with sixteen places side by side, values place after place.
+"""Caches of the native kernels, of bytes or bfloat16, laid out as the base class says: [2, slots, streams, H,
+T, width], in the last two dimensions as ``source/attend.h`` reads them, block of sixteen places after block.
 
-Laid out as the base class says, [2, slots, streams, H, T, width] with the head's dimensions in whole lanes;
-the keys' half of it is read as [..., T/16, width, 16], which is as long, and grows as simply.
+Own keys and values are bytes unless asked otherwise, with a scale for each head and place: at 30 s they are
+as much to read as the weights. Those of cross-attention are few and stay bfloat16.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genmodel.engine.caches import Caches, Group
+from genmodel.engine.caches import Caches, Group, Room
 from genmodel.engine.native.batches import Line
 from genmodel.engine.native.library import _POINTER, CCache
 from genmodel.engine.native.weights import LANE, up, zeros
 from genmodel.engine.network import Layer, Network
+
+_SCALE_BYTES = 4  # of each head and place, float32
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,19 @@ def native_lines(group: Group) -> tuple[Line, ...]:
 class NativeCaches(Caches):
     """See the module's text."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, bytes_only: bool = True) -> None:
         super().__init__(network)
-        self.width = up(network.head_dim, LANE)
+        self._lanes = up(network.head_dim, LANE)
+        self._own_dtype = torch.int8 if bytes_only else torch.bfloat16
+        self._dtype = torch.bfloat16
+
+    def _fit(self, caches: list[Tensor], slots: int, room: Room) -> None:
+        self._dtype = self._own_dtype if caches is self.own else torch.bfloat16
+        self.width = self._lanes + (_SCALE_BYTES if self._dtype == torch.int8 else 0)
+        super()._fit(caches, slots, room)
 
     def _new(self, shape: list[int]) -> Tensor:
-        return zeros(tuple(shape), torch.bfloat16)
+        return zeros(tuple(shape), self._dtype)
 
     def lines(self, slot: int, stream: int, places: Sequence[int]) -> list[Line]:
         """Rows of a stream at these places; the slot's lengths must have been set."""
@@ -78,7 +88,7 @@ class NativeCaches(Caches):
         steps, dim = len(source), self.network.head_dim
         keys, values = self.cross[number][:, slot, heard]
         values[:, :steps, :dim] = v
-        blocks = keys.view(keys.shape[0], -1, self.width, LANE)
+        blocks = keys.view(keys.shape[0], -1, self._lanes, LANE)
         padded = torch.zeros(k.shape[0], up(steps, LANE), dim, dtype=k.dtype)
         padded[:, :steps] = k
         blocks[:, : padded.shape[1] // LANE, :dim] = padded.view(k.shape[0], -1, LANE, dim).transpose(2, 3)
@@ -95,4 +105,5 @@ class NativeCaches(Caches):
             slots,
             streams,
             places,
+            int(caches[0].dtype == torch.int8),
         )

@@ -62,7 +62,7 @@ class CCache(ctypes.Structure):
 
     _fields_ = [
         ("keys", ctypes.POINTER(_POINTER)), ("values", ctypes.POINTER(_POINTER)),
-        ("slots", _INT), ("streams", _INT), ("places", _INT),
+        ("slots", _INT), ("streams", _INT), ("places", _INT), ("bytes", _INT),
     ]  # fmt: skip
 
 

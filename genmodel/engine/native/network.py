@@ -28,15 +28,20 @@ PREFILL_ROWS = 128  # rows of one call: enough to be limited by arithmetic, few 
 class NativeNetwork(Network):
     """An ``LMModel`` with int8 weights; ``path`` as ``Kernels`` (None: the best that runs here).
 
-    ``fused``: whether embedding and drawing are left to the kernels too, which changes no bits.
+    ``byte_caches``: whether keys and values of self-attention are kept as eight bits with a scale for each
+    head and place, else as bfloat16. ``fused``: whether embedding and drawing are left to the kernels too,
+    which changes no bits.
 
     Memory: a quarter of the layers' and heads' float32 weights, beside the embeddings.
     """
 
-    def __init__(self, lm: LMModel, path: str | None = None, own_threads: bool = False) -> None:
+    def __init__(
+        self, lm: LMModel, path: str | None = None, own_threads: bool = False, byte_caches: bool = True
+    ) -> None:
         """Raises NativeAbsentError where the kernels cannot be had."""
+        self.byte_caches = byte_caches
         self.kernels = kernels(path, own_threads)
-        self.kernels_version = self.kernels.version
+        self.kernels_version = f"{self.kernels.version} {'bytes' if byte_caches else 'bfloat16'}"
         self._scratch = Scratch()
         config = lm.config
         dim, inner = config.dim, config.feedforward_dim
@@ -86,7 +91,7 @@ class NativeNetwork(Network):
         )  # fmt: skip
 
     def caches(self) -> Caches:
-        return NativeCaches(self)
+        return NativeCaches(self, self.byte_caches)
 
     def _run(self, caches: Caches, lines: Sequence[Line], inputs: CInputs, mixes: Sequence[Mix]) -> Tensor:
         if not isinstance(caches, NativeCaches):

@@ -41,6 +41,43 @@ static inline void dots(const uint8_t* q, size_t stride, const int8_t* w, int qu
     for (int j = 0; j < 4; j++) _mm512_storeu_si512(out[m] + 16 * j, acc[m][j]);
 }
 
+// Q queries in two parts, 64 * high + low, [Q][2][width], with B blocks of keys of 16 places each, [width/4][16][4].
+template <int Q, int B>
+static inline void place_dots(const int8_t* q, int width, const uint8_t* keys, size_t block, int32_t (*out)[B][kLane]) {
+  __m512i high[Q][B], low[Q][B];
+  SEGUE_UNROLL
+  for (int i = 0; i < Q; i++)
+    SEGUE_UNROLL
+    for (int b = 0; b < B; b++) high[i][b] = low[i][b] = _mm512_setzero_si512();
+  for (int d = 0; d < width; d += 4) {
+    __m512i upper[Q], lower[Q];
+    SEGUE_UNROLL
+    for (int i = 0; i < Q; i++) {
+      int32_t four[2];
+      memcpy(&four[0], q + 2 * i * width + d, 4);
+      memcpy(&four[1], q + (2 * i + 1) * width + d, 4);
+      upper[i] = _mm512_set1_epi32(four[0]);
+      lower[i] = _mm512_set1_epi32(four[1]);
+    }
+    SEGUE_UNROLL
+    for (int b = 0; b < B; b++) {
+      const uint8_t* at = keys + b * block + d * kLane;
+      const __m512i k = _mm512_loadu_si512(at);
+      if (Q == 1) _mm_prefetch((const char*)(at + B * block), _MM_HINT_T0);
+      SEGUE_UNROLL
+      for (int i = 0; i < Q; i++) {
+        high[i][b] = _mm512_dpbusd_epi32(high[i][b], k, upper[i]);
+        low[i][b] = _mm512_dpbusd_epi32(low[i][b], k, lower[i]);
+      }
+    }
+  }
+  SEGUE_UNROLL
+  for (int i = 0; i < Q; i++)
+    SEGUE_UNROLL
+    for (int b = 0; b < B; b++)
+      _mm512_storeu_si512(out[i][b], _mm512_add_epi32(_mm512_slli_epi32(high[i][b], 6), low[i][b]));
+}
+
 #elif defined(__AVX2__)
 
 constexpr int kOffset = 0;
@@ -76,6 +113,29 @@ static inline void dots(const uint8_t* q, size_t stride, const int8_t* w, int qu
       SEGUE_UNROLL
       for (int j = 0; j < 2; j++) _mm256_storeu_si256((__m256i*)(out[m] + part + 8 * j), acc[m][j]);
   }
+}
+
+template <int Q, int B>
+static inline void place_dots(const int8_t* q, int width, const uint8_t* keys, size_t block, int32_t (*out)[B][kLane]) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  for (int i = 0; i < Q; i++)
+    for (int b = 0; b < B; b++)
+      for (int part = 0; part < kLane; part += 8) {
+        __m256i sums[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+        for (int d = 0; d < width; d += 4) {
+          const __m256i k = _mm256_loadu_si256((const __m256i*)(keys + b * block + d * kLane + 4 * part));
+          SEGUE_UNROLL
+          for (int j = 0; j < 2; j++) {
+            int32_t four;
+            memcpy(&four, q + (2 * i + j) * width + d, 4);
+            const __m256i a = _mm256_set1_epi32(four);
+            const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(k, a));
+            sums[j] = _mm256_add_epi32(sums[j], _mm256_madd_epi16(pairs, ones));
+          }
+        }
+        const __m256i total = _mm256_add_epi32(_mm256_slli_epi32(sums[0], 6), sums[1]);
+        _mm256_storeu_si256((__m256i*)(out[i][b] + part), total);
+      }
 }
 
 #elif defined(SEGUE_NEON)
@@ -186,6 +246,22 @@ static inline void dots(const uint8_t* q, size_t stride, const int8_t* w, int qu
       for (int n = 0; n < kPanel; n++)
         out[m][n] += a[0] * w[4 * n] + a[1] * w[4 * n + 1] + a[2] * w[4 * n + 2] + a[3] * w[4 * n + 3];
     }
+}
+
+#endif
+
+#if !defined(__AVX512VNNI__) && !defined(__AVX2__)
+
+template <int Q, int B>
+static inline void place_dots(const int8_t* q, int width, const uint8_t* keys, size_t block, int32_t (*out)[B][kLane]) {
+  memset(out, 0, Q * sizeof out[0]);
+  for (int i = 0; i < Q; i++)
+    for (int b = 0; b < B; b++)
+      for (int d = 0; d < width; d++) {
+        const int8_t* k = (const int8_t*)keys + b * block + d / 4 * 4 * kLane + d % 4;
+        const int a = 64 * q[2 * i * width + d] + q[(2 * i + 1) * width + d];
+        for (int t = 0; t < kLane; t++) out[i][b][t] += a * k[4 * t];
+      }
 }
 
 #endif

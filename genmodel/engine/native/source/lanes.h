@@ -35,6 +35,7 @@ typedef float FloatPart __attribute__((vector_size(4 * kPart)));
 typedef int32_t IntPart __attribute__((vector_size(4 * kPart)));
 typedef uint32_t BitPart __attribute__((vector_size(4 * kPart)));
 typedef uint16_t HalfPart __attribute__((vector_size(2 * kPart)));
+typedef int8_t SmallPart __attribute__((vector_size(kPart)));
 typedef uint8_t BytePart __attribute__((vector_size(kPart)));
 
 static inline FloatPart fused(FloatPart a, FloatPart b, FloatPart c) {
@@ -57,13 +58,28 @@ struct Lanes {
 
 static inline Lanes all(float value) {
   Lanes r;
-  SEGUE_EACH r.p[i] = FloatPart{} + value;
+  SEGUE_EACH {
+#if defined(__AVX512F__)
+    r.p[i] = (FloatPart)_mm512_set1_ps(value);
+#elif defined(__AVX2__)
+    r.p[i] = (FloatPart)_mm256_set1_ps(value);
+#else
+    r.p[i] = FloatPart{value, value, value, value};
+#endif
+  }
   return r;
 }
 static inline Lanes load(const float* at) {
   Lanes r;
   SEGUE_EACH memcpy(&r.p[i], at + i * kPart, sizeof r.p[i]);  // all at once goes through memory where parts are small
   return r;
+}
+// zeros after the first `count`
+static inline Lanes load_some(const float* at, int count) {
+  if (count >= kLane) return load(at);
+  float v[kLane] = {};
+  memcpy(v, at, sizeof(float) * count);
+  return load(v);
 }
 static inline void store(float* at, const Lanes& a) { SEGUE_EACH memcpy(at + i * kPart, &a.p[i], sizeof a.p[i]); }
 // bfloat16 is the upper half of a float32
@@ -76,12 +92,29 @@ static inline Lanes load_half(const uint16_t* at) {
   }
   return r;
 }
-static inline Lanes load_ints(const int32_t* at) {
+static inline Lanes load_ints(const int32_t* at, int32_t less = 0) {
   Lanes r;
   SEGUE_EACH {
     IntPart v;
     memcpy(&v, at + i * kPart, sizeof v);
-    r.p[i] = __builtin_convertvector(v, FloatPart);
+    r.p[i] = __builtin_convertvector(v - less, FloatPart);
+  }
+  return r;
+}
+// Conversions from and to bytes are spelled out where GCC 12 would take registers apart, one number after the other.
+static inline Lanes load_bytes(const int8_t* at) {
+  Lanes r;
+  SEGUE_EACH {
+#if defined(__AVX512F__)
+    r.p[i] = (FloatPart)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)at)));
+#elif defined(__AVX2__)
+    const __m128i eight = _mm_loadl_epi64((const __m128i*)(at + i * kPart));
+    r.p[i] = (FloatPart)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight));
+#else
+    SmallPart v;
+    memcpy(&v, at + i * kPart, sizeof v);
+    r.p[i] = __builtin_convertvector(__builtin_convertvector(v, IntPart), FloatPart);
+#endif
   }
   return r;
 }
@@ -153,8 +186,17 @@ static inline void store_bytes(uint8_t* at, const Lanes& a, int offset) {
   vst1q_u8(at, vreinterpretq_u8_s8(vcombine_s8(vmovn_s16(h[0]), vmovn_s16(h[1]))));
 #else
   SEGUE_EACH {
-    const BytePart b = __builtin_convertvector(__builtin_convertvector(a.p[i], IntPart) + offset, BytePart);
+    const IntPart whole = __builtin_convertvector(a.p[i], IntPart) + offset;
+#if defined(__AVX512F__)
+    _mm_storeu_si128((__m128i*)at, _mm512_cvtepi32_epi8((__m512i)whole));
+#elif defined(__AVX2__)
+    const __m256i low = _mm256_and_si256((__m256i)whole, _mm256_set1_epi32(255));
+    const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1));
+    _mm_storel_epi64((__m128i*)(at + i * kPart), _mm_packus_epi16(words, words));
+#else
+    const BytePart b = __builtin_convertvector(whole, BytePart);
     memcpy(at + i * kPart, &b, sizeof b);
+#endif
   }
 #endif
 }

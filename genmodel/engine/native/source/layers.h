@@ -64,17 +64,27 @@ struct Call {
   // One head of one run. For own attention the run's keys and values are stored first.
   void attend_run(const SegueCache& cache, int layer, const SegueRun& run, int head, const int32_t* order,
                   bool own) const {
-    const int dim = model.head_dim;
+    const int dim = model.head_dim, width = up(dim, kLane);
     const size_t line = ((size_t)run.slot * cache.streams + run.stream) * model.heads + head;
-    const size_t start = line * cache.places * up(dim, kLane);
-    uint16_t *keys = cache.keys[layer] + start, *values = cache.values[layer] + start;
-    const int offset = head * dim;
+    if (cache.bytes) {
+      const size_t start = line * cache.places * (width + sizeof(float));
+      attend_head(ByteHead{(uint8_t*)cache.keys[layer] + start, (uint8_t*)cache.values[layer] + start, dim, width},
+                  run, head, order, own);
+    } else {
+      const size_t start = line * cache.places * width;
+      attend_head(HalfHead{(uint16_t*)cache.keys[layer] + start, (uint16_t*)cache.values[layer] + start, dim, width},
+                  run, head, order, own);
+    }
+  }
+
+  template <class Head>
+  void attend_head(const Head& held, const SegueRun& run, int head, const int32_t* order, bool own) const {
+    const int offset = head * held.dim;
     if (own)
       for (int i = 0; i < run.rows; i++) {
         const float* row = at.wide + (size_t)order[run.first + i] * at.wide_stride + offset;
-        store_place(keys, values, dim, run.start + i, row + model.dim, row + 2 * model.dim);
+        store_place(held, run.start + i, row + model.dim, row + 2 * model.dim, at.attention);
       }
-    const Head held = {keys, values, dim, up(dim, kLane)};
     for (int i = 0; i < run.rows; i += kQueries) {
       const float* q[kQueries];
       float* out[kQueries];

@@ -33,7 +33,7 @@ static inline void norm_row(const float* x, int dim, const SegueNorm& norm, floa
 
 // -127…127 by the row's largest magnitude, which becomes 127. Returns what one unit is worth; not a number where
 // the row holds one (or infinity), so that it is not lost.
-static inline float quantise_row(const float* x, int width, uint8_t* q) {
+static inline float quantise_row(const float* x, int width, uint8_t* q, int offset) {
   Lanes most = all(0.0f), bad = all(0.0f);
   for (int i = 0; i < width; i += kLane) {
     const Lanes v = load(x + i);
@@ -44,7 +44,7 @@ static inline float quantise_row(const float* x, int width, uint8_t* q) {
   const Lanes factor = all(largest > 0.0f ? 127.0f / largest : 0.0f);
   for (int i = 0; i < width; i += kLane) {
     const Lanes v = larger(smaller(rounded(load(x + i) * factor), all(127.0f)), all(-127.0f));
-    store_bytes(q + i, v, kOffset);
+    store_bytes(q + i, v, offset);
   }
   return largest / 127.0f + poison;
 }
@@ -119,11 +119,11 @@ template <class Fill>
 static inline Quantised quantise(Team& team, int thread, const Room& room, int rows, int width, Fill fill) {
   const size_t stride = up(width, 64);
   if (rows <= kOwnRows) {
-    for (int m = 0; m < rows; m++) room.own_scale[m] = quantise_row(fill(m), width, room.own_q + m * stride);
+    for (int m = 0; m < rows; m++) room.own_scale[m] = quantise_row(fill(m), width, room.own_q + m * stride, kOffset);
     return {room.own_q, room.own_scale, stride};
   }
   for (int m; (m = team.take(thread, rows)) >= 0;)
-    room.shared_scale[m] = quantise_row(fill(m), width, room.shared_q + m * stride);
+    room.shared_scale[m] = quantise_row(fill(m), width, room.shared_q + m * stride, kOffset);
   team.wait();
   return {room.shared_q, room.shared_scale, stride};
 }

@@ -35,12 +35,13 @@ typedef struct {
   float score_scale;
 } SegueModel;
 
-// Keys and values as bfloat16, one pair of pointers a layer. keys [slots][streams][heads][places/16][width][16],
-// values [slots][streams][heads][places][width]; width is head_dim in whole lanes.
+// Keys and values, one pair of pointers a layer, [slots][streams][heads][places] in the forms that attend.h describes:
+// bfloat16, or bytes with a scale for each place.
 typedef struct {
-  uint16_t* const* keys;
-  uint16_t* const* values;
+  void* const* keys;
+  void* const* values;
   int32_t slots, streams, places;
+  int32_t bytes;  // 0: bfloat16
 } SegueCache;
 
 // Rows of one stream that follow each other. Own: the row number i is place start + i and sees all up to itself.
