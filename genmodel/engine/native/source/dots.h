@@ -182,9 +182,46 @@ static inline void dots(const uint8_t* q, size_t stride, const int8_t* w, int qu
   }
 }
 
+template <int Q, int B>
+static inline void place_dots(const int8_t* q, int width, const uint8_t* keys, size_t block, int32_t (*out)[B][kLane]) {
+  constexpr int kTogether = Q % 2 ? 1 : 2;  // queries: 16 sums, 4 keys and 4 parts of queries
+  for (int b = 0; b < B; b++)
+    for (int first = 0; first < Q; first += kTogether) {
+      int32x4_t sums[kTogether][2][4];
+      SEGUE_UNROLL
+      for (int n = 0; n < 8 * kTogether; n++) sums[n / 8][n / 4 % 2][n % 4] = vdupq_n_s32(0);
+      for (int d = 0; d < width; d += 4) {
+        const int8_t* at = (const int8_t*)keys + b * block + d * kLane;
+        int8x16_t k[4];
+        SEGUE_UNROLL
+        for (int j = 0; j < 4; j++) k[j] = vld1q_s8(at + 16 * j);
+        SEGUE_UNROLL
+        for (int n = 0; n < 2 * kTogether; n++) {
+          const int8x16_t a = repeated((const uint8_t*)q + (2 * first + n) * width + d);
+          SEGUE_UNROLL
+          for (int j = 0; j < 4; j++) sums[n / 2][n % 2][j] = vdotq_s32(sums[n / 2][n % 2][j], k[j], a);
+        }
+      }
+      SEGUE_UNROLL
+      for (int i = 0; i < kTogether; i++)
+        SEGUE_UNROLL
+        for (int j = 0; j < 4; j++)
+          vst1q_s32(out[first + i][b] + 4 * j, vaddq_s32(vshlq_n_s32(sums[i][0][j], 6), sums[i][1][j]));
+    }
+}
+
 #else
 
 constexpr int kMostRows = 4;  // 16 sums, 8 activations and two weights of the 32 registers
+
+// sums += products of eight numbers in two lots, four to a sum. All are 127 at most: two products fit into 16 bits.
+static inline void add_products(int32x4_t (&sums)[2], int8x16_t v, int8x16_t a, int8x16_t next_v, int8x16_t next_a) {
+  const int16x8_t low =
+      vmlal_s8(vmull_s8(vget_low_s8(v), vget_low_s8(a)), vget_low_s8(next_v), vget_low_s8(next_a));
+  const int16x8_t high = vmlal_high_s8(vmull_high_s8(v, a), next_v, next_a);
+  sums[0] = vpadalq_s16(sums[0], low);
+  sums[1] = vpadalq_s16(sums[1], high);
+}
 
 template <int M>
 static inline void dots(const uint8_t* q, size_t stride, const int8_t* w, int quads, int32_t (*out)[kPanel]) {
@@ -211,14 +248,7 @@ static inline void dots(const uint8_t* q, size_t stride, const int8_t* w, int qu
         }
         const int8x16_t v = vld1q_s8(at + 16 * j), next = vld1q_s8(at + 16 * j + 4 * kPanel);
         SEGUE_UNROLL
-        for (int m = 0; m < M; m++) {
-          // both factors are 127 at most: two products fit into 16 bits
-          const int16x8_t low = vmlal_s8(vmull_s8(vget_low_s8(v), vget_low_s8(a[m][0])), vget_low_s8(next),
-                                         vget_low_s8(a[m][1]));
-          const int16x8_t high = vmlal_high_s8(vmull_high_s8(v, a[m][0]), next, a[m][1]);
-          acc[m][j][0] = vpadalq_s16(acc[m][j][0], low);
-          acc[m][j][1] = vpadalq_s16(acc[m][j][1], high);
-        }
+        for (int m = 0; m < M; m++) add_products(acc[m][j], v, a[m][0], next, a[m][1]);
       }
     }
     SEGUE_UNROLL
@@ -227,6 +257,34 @@ static inline void dots(const uint8_t* q, size_t stride, const int8_t* w, int qu
       for (int j = 0; j < kVectors; j++)
         vst1q_s32(out[m] + part + 4 * j, vpaddq_s32(acc[m][j][0], acc[m][j][1]));
   }
+}
+
+template <int Q, int B>
+static inline void place_dots(const int8_t* q, int width, const uint8_t* keys, size_t block, int32_t (*out)[B][kLane]) {
+  for (int b = 0; b < B; b++)
+    for (int i = 0; i < Q; i++) {
+      int32x4_t sums[2][4][2];
+      SEGUE_UNROLL
+      for (int n = 0; n < 16; n++) sums[n / 8][n / 2 % 4][n % 2] = vdupq_n_s32(0);
+      for (int d = 0; d < width; d += 8) {
+        const int8_t* at = (const int8_t*)keys + b * block + d * kLane;
+        int8x16_t a[2][2];
+        SEGUE_UNROLL
+        for (int n = 0; n < 4; n++) a[n / 2][n % 2] = repeated((const uint8_t*)q + (2 * i + n / 2) * width + d + n % 2 * 4);
+        SEGUE_UNROLL
+        for (int j = 0; j < 4; j++) {
+          const int8x16_t k = vld1q_s8(at + 16 * j), next = vld1q_s8(at + 16 * j + 4 * kLane);
+          add_products(sums[0][j], k, a[0][0], next, a[0][1]);
+          add_products(sums[1][j], k, a[1][0], next, a[1][1]);
+        }
+      }
+      SEGUE_UNROLL
+      for (int j = 0; j < 4; j++) {
+        const int32x4_t high = vpaddq_s32(sums[0][j][0], sums[0][j][1]);
+        const int32x4_t low = vpaddq_s32(sums[1][j][0], sums[1][j][1]);
+        vst1q_s32(out[i][b] + 4 * j, vaddq_s32(vshlq_n_s32(high, 6), low));
+      }
+    }
 }
 
 #endif
@@ -247,10 +305,6 @@ static inline void dots(const uint8_t* q, size_t stride, const int8_t* w, int qu
         out[m][n] += a[0] * w[4 * n] + a[1] * w[4 * n + 1] + a[2] * w[4 * n + 2] + a[3] * w[4 * n + 3];
     }
 }
-
-#endif
-
-#if !defined(__AVX512VNNI__) && !defined(__AVX2__)
 
 template <int Q, int B>
 static inline void place_dots(const int8_t* q, int width, const uint8_t* keys, size_t block, int32_t (*out)[B][kLane]) {

@@ -104,6 +104,14 @@ static inline Lanes load_ints(const int32_t* at, int32_t less = 0) {
 // Conversions from and to bytes are spelled out where GCC 12 would take registers apart, one number after the other.
 static inline Lanes load_bytes(const int8_t* at) {
   Lanes r;
+#if defined(SEGUE_NEON)
+  const int8x16_t v = vld1q_s8(at);
+  const int16x8_t h[2] = {vmovl_s8(vget_low_s8(v)), vmovl_s8(vget_high_s8(v))};
+  SEGUE_UNROLL for (int i = 0; i < 2; i++) {
+    r.p[2 * i] = (FloatPart)vcvtq_f32_s32(vmovl_s16(vget_low_s16(h[i])));
+    r.p[2 * i + 1] = (FloatPart)vcvtq_f32_s32(vmovl_s16(vget_high_s16(h[i])));
+  }
+#else
   SEGUE_EACH {
 #if defined(__AVX512F__)
     r.p[i] = (FloatPart)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)at)));
@@ -116,6 +124,7 @@ static inline Lanes load_bytes(const int8_t* at) {
     r.p[i] = __builtin_convertvector(__builtin_convertvector(v, IntPart), FloatPart);
 #endif
   }
+#endif
   return r;
 }
 static inline Lanes operator+(const Lanes& a, const Lanes& b) {
