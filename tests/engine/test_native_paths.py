@@ -14,7 +14,9 @@ import torch
 from genmodel.engine.kernels import native_absent
 from genmodel.engine.native import build
 from genmodel.engine.native.library import PATHS, Scratch, kernels
+from genmodel.engine.native.network import NativeNetwork
 from genmodel.engine.native.weights import MOST_INPUTS, Arena, NativeLinear
+from tests.engine.tiny import tiny_lm
 
 pytestmark = pytest.mark.timeout(900)  # 20 s of compilers, on a machine that may be busy
 DRIVER = Path(__file__).with_name("native_driver.cpp")
@@ -123,3 +125,10 @@ def test_what_is_not_finite_stays_so_and_spoils_its_own_row_only(path: str) -> N
     assert torch.equal(spoilt[:, kept], fine[[0, 3, 6]][:, kept])
     with pytest.raises(ValueError, match="32 bits"):
         linear(torch.empty(1, MOST_INPUTS + 1))
+
+
+@pytest.mark.skipif(native_absent() is not None, reason=str(native_absent()))
+def test_heads_too_wide_for_the_sums_of_byte_caches_get_wider_ones() -> None:
+    lm = tiny_lm(dim=1040, num_heads=1, num_layers=1, hidden_scale=1)
+    assert not NativeNetwork(lm).byte_caches and NativeNetwork(tiny_lm()).byte_caches
+    assert "bfloat16" in NativeNetwork(lm).kernels_version

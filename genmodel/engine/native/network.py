@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from genmodel.engine.drawing import Draw
     from genmodel.lm.lm import LMModel
 
+MOST_BYTES_A_HEAD = 1024  # of a head's dimensions: so many products of 14 by 8 bits fit into 32
 PREFILL_ROWS = 128  # rows of one call: enough to be limited by arithmetic, few enough to stay in the cache
 
 
@@ -39,6 +40,7 @@ class NativeNetwork(Network):
         self, lm: LMModel, path: str | None = None, own_threads: bool = False, byte_caches: bool = True
     ) -> None:
         """Raises NativeAbsentError where the kernels cannot be had."""
+        byte_caches = byte_caches and lm.config.dim // lm.config.num_heads <= MOST_BYTES_A_HEAD
         self.byte_caches = byte_caches
         self.kernels = kernels(path, own_threads)
         self.kernels_version = f"{self.kernels.version} {'bytes' if byte_caches else 'bfloat16'}"
