@@ -39,16 +39,20 @@ def native_lines(group: Group) -> tuple[Line, ...]:
 class NativeCaches(Caches):
     """See the module's text."""
 
-    def __init__(self, network: Network, bytes_only: bool = True) -> None:
+    def __init__(self, network: Network, byte_caches: bool = True) -> None:
         super().__init__(network)
         self._lanes = up(network.head_dim, LANE)
-        self._own_dtype = torch.int8 if bytes_only else torch.bfloat16
-        self._dtype = torch.bfloat16
+        self._dtype = self._own_dtype = torch.int8 if byte_caches else torch.bfloat16
+        self.width = self._lanes + (_SCALE_BYTES if byte_caches else 0)
 
     def _fit(self, caches: list[Tensor], slots: int, room: Room) -> None:
-        self._dtype = self._own_dtype if caches is self.own else torch.bfloat16
-        self.width = self._lanes + (_SCALE_BYTES if self._dtype == torch.int8 else 0)
-        super()._fit(caches, slots, room)
+        width = self.width
+        if caches is self.cross:
+            self._dtype, self.width = torch.bfloat16, self._lanes
+        try:
+            super()._fit(caches, slots, room)
+        finally:
+            self._dtype, self.width = self._own_dtype, width
 
     def _new(self, shape: list[int]) -> Tensor:
         return zeros(tuple(shape), self._dtype)
