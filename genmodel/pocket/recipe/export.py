@@ -23,14 +23,14 @@ from genmodel.pocket.recipe.journal import load_state
 from genmodel.pocket.recipe.render import MIX_DB
 from genmodel.pocket.recipe.song import STEMS
 
-VERSION = "1"
+VERSION = "2"
 LICENCE = (
     "MIT (weights and recipe; trained on music rendered with FluidR3Mono_GM, MIT, and voices of the recipe)"
 )
 WEIGHTS = ("lm.safetensors", "codec.safetensors")
 CONFIGS = ("lm.yaml", "codec.yaml")
 CONDITIONS = ("description", "transport", "harmony", "context")
-SAMPLING = {"use_sampling": True, "temperature": 1.0, "top_k": 250, "top_p": 0.0}
+SAMPLING = {"use_sampling": True, "temperature": 0.9, "top_k": 250, "top_p": 0.0}
 TRAINING_ONLY = ("cluster_size", "embed_avg", "inited")
 
 
