@@ -101,6 +101,17 @@ static inline Lanes load_ints(const int32_t* at, int32_t less = 0) {
   }
   return r;
 }
+// at - factor * of as floats; unsigned: on the way it may leave 32 bits, at the end it is inside
+static inline Lanes load_ints(const int32_t* at, const int32_t* of, uint32_t factor) {
+  Lanes r;
+  SEGUE_EACH {
+    BitPart v, w;
+    memcpy(&v, at + i * kPart, sizeof v);
+    memcpy(&w, of + i * kPart, sizeof w);
+    r.p[i] = __builtin_convertvector((IntPart)(v - factor * w), FloatPart);
+  }
+  return r;
+}
 // Conversions from and to bytes are spelled out where GCC 12 would take registers apart, one number after the other.
 static inline Lanes load_bytes(const int8_t* at) {
   Lanes r;

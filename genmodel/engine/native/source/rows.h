@@ -68,11 +68,9 @@ static inline void panel_rows(const SegueLinear& linear, const Quantised& x, int
     float* y = into.y + (size_t)row * into.stride + column;
     const Lanes scale = all(x.scale[first + m]);
     for (int j = 0; j < kPanel; j += kLane) {
-      if (kOffset)
-        for (int i = 0; i < kLane; i++)  // unsigned: on the way it may leave 32 bits, at the end it is inside
-          products[m][j + i] =
-              (int32_t)((uint32_t)products[m][j + i] - (uint32_t)kOffset * (uint32_t)linear.sums[column + j + i]);
-      const Lanes value = load_ints(products[m] + j) * load(linear.scale + column + j);
+      const Lanes whole = kOffset ? load_ints(products[m] + j, linear.sums + column + j, kOffset)
+                                  : load_ints(products[m] + j);
+      const Lanes value = whole * load(linear.scale + column + j);
       Lanes v = fused(value, scale, load(linear.bias + column + j));
       if (into.kind == Into::kAdd) v = v + load(y + j);
       if (into.kind == Into::kGelu) v = gelu(v);
