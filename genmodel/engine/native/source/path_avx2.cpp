@@ -4,6 +4,6 @@
 #include "layers.h"
 
 const SeguePath segue_avx2 = {
-    segue_avx2_path::forward, segue_avx2_path::scratch_bytes, segue_avx2_path::linear, segue_avx2_path::linear_scratch_bytes,
-    segue_avx2_path::draw_all,
+    segue_avx2_path::forward, segue_avx2_path::scratch_bytes, segue_avx2_path::linear,
+    segue_avx2_path::linear_scratch_bytes, segue_avx2_path::draw_all,
 };

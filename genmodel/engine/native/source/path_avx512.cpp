@@ -4,6 +4,6 @@
 #include "layers.h"
 
 const SeguePath segue_avx512 = {
-    segue_avx512_path::forward, segue_avx512_path::scratch_bytes, segue_avx512_path::linear, segue_avx512_path::linear_scratch_bytes,
-    segue_avx512_path::draw_all,
+    segue_avx512_path::forward, segue_avx512_path::scratch_bytes, segue_avx512_path::linear,
+    segue_avx512_path::linear_scratch_bytes, segue_avx512_path::draw_all,
 };

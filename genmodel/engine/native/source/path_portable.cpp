@@ -4,6 +4,6 @@
 #include "layers.h"
 
 const SeguePath segue_portable = {
-    segue_portable_path::forward, segue_portable_path::scratch_bytes, segue_portable_path::linear, segue_portable_path::linear_scratch_bytes,
-    segue_portable_path::draw_all,
+    segue_portable_path::forward, segue_portable_path::scratch_bytes, segue_portable_path::linear,
+    segue_portable_path::linear_scratch_bytes, segue_portable_path::draw_all,
 };
