@@ -300,7 +300,7 @@ class BaseGenModel:
             "name": self.name,
             "sha256": checkpoint.sha256 if checkpoint is not None else None,
             "licence": checkpoint.licence if checkpoint is not None else "unknown",
-            "parameters": sum(p.numel() for p in self.lm.parameters()),
+            "parameters": self.lm.parameter_count,
             "precision": choose_precision(self.precision, self.device),
             "device": str(self.device),
             "stems": self.stems,

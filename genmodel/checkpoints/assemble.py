@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from genmodel.checkpoints.files import load_into, without_weights
+from genmodel.checkpoints.files import load_into, own_copy, unchanged, without_weights
 from genmodel.codec import EncodecModel, get_wrapped_compression_model
 from genmodel.errors import CheckpointError, GenModelError, ModelNotFound
 from genmodel.lm.conditioners.build import EncoderSource, build_fuser, build_provider
@@ -28,19 +28,22 @@ _DROPPED = re.compile(re.escape(_CONDITIONER) + r"[^.]+\.(chroma|demucs|mert|eva
 
 
 def assemble_lm(
-    cfg: DictConfig, tensors: Mapping[str, Tensor], path: Path, encoders: EncoderSource
+    cfg: DictConfig,
+    tensors: dict[str, Tensor],
+    path: Path,
+    encoders: EncoderSource,
+    again: Callable[[], Mapping[str, Tensor]] | None = None,
 ) -> LMModel:
     """The language model that ``cfg`` describes with AudioCraft's tensors, float32, on the CPU, in eval mode.
 
     Tensors of other modules (old files carry the codec's) are left out. Raises CheckpointError, naming
     ``path``, where configuration and tensors do not belong together, and ModelNotFound for a text encoder
-    that is not here.
+    that is not here. ``tensors`` is emptied. ``again`` reads the same once more: with it, the model can let
+    go of weights that the engine has in its own form.
     """
-    state = {
-        name.replace(".mha.", "."): value  # torch's own attention, wrapped, has one name more
-        for name, value in tensors.items()
-        if name.startswith(_PREFIXES) and not _DROPPED.match(name)
-    }
+    state = _spelled(tensors)
+    tensors.clear()  # or they would lie beside the model's copies until all are made
+    check = unchanged(path) if again is not None else None
     with reading(path):
         config = LMConfig.from_audiocraft(cfg, state)
         _check_sizes(config, state)
@@ -53,7 +56,26 @@ def assemble_lm(
         with without_weights():  # they come from the file
             lm = LMModel(config, provider, fuser, cfg=cfg)
     load_into(lm, state, path, "language model")
+    if again is not None and check is not None:
+        read = again
+
+        def values() -> dict[str, Tensor]:
+            check()
+            parts = tuple(f"{part}." for part in LMModel.resting_parts)
+            found = _spelled({name: value for name, value in read().items() if name.startswith(parts)})
+            return {name: own_copy(value) for name, value in found.items()}
+
+        lm.came_from(values)
     return lm.eval()
+
+
+def _spelled(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The language model's tensors by its own names."""
+    return {
+        name.replace(".mha.", "."): value  # torch's own attention, wrapped, has one name more
+        for name, value in tensors.items()
+        if name.startswith(_PREFIXES) and not _DROPPED.match(name)
+    }
 
 
 @contextmanager

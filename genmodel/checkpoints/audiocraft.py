@@ -79,7 +79,8 @@ def load_lm(path: Path, encoders: EncoderSource | None = None) -> LMModel:
     if package.pretrained is not None or "transformer_lm" not in cfg:
         kind = "a codec" if package.pretrained or "compression_model" in cfg else "something else"
         raise CheckpointError(f"{path} is {kind}, a language model was expected", field="model")
-    return assemble_lm(cfg, package.state, path, encoders or LocalEncoders(path.parent))
+    found = encoders or LocalEncoders(path.parent)
+    return assemble_lm(cfg, package.state, path, found, lambda: read(path).state)
 
 
 def load_codec(path: Path, checkpoint: Path | None = None, *, _redirects: int = 0) -> EncodecModel:

@@ -236,6 +236,45 @@ def without_weights() -> Iterator[None]:
         yield
 
 
+def own_copy(tensor: Tensor) -> Tensor:
+    """A tensor of a file in memory of its own, floats as float32.
+
+    Never the mapping itself: the file may be written to while the model is in use.
+    """
+    return tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
+
+
+def _all_finite(values: Tensor) -> bool:
+    """One NaN or infinity makes the sum one, and a sum is had at a fifth of the cost of looking at each."""
+    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
+
+
+def unchanged(path: Path) -> Callable[[], None]:
+    """A check to be called later: CheckpointError unless the weights in a file or folder are still these."""
+
+    def look() -> list[tuple[str, int, int, int]]:
+        found = []
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            if file.suffix in (".safetensors", ".bin"):
+                of = file.stat()
+                found.append((file.name, of.st_ino, of.st_size, of.st_mtime_ns))
+        return found
+
+    begun = look()
+
+    def check() -> None:
+        try:
+            same = look() == begun
+        except OSError:
+            same = False
+        if not same:
+            raise CheckpointError(
+                f"{path} was changed since the model was loaded; load it again", field="model"
+            )
+
+    return check
+
+
 def load_into(module: torch.nn.Module, state: dict[str, Tensor], path: Path, what: str) -> None:
     """Give a module's parameters and buffers the values of ``state``, in their own copies and float32.
 
@@ -257,10 +296,8 @@ def load_into(module: torch.nn.Module, state: dict[str, Tensor], path: Path, wha
     values: dict[str, Tensor] = {}
     for name in own:
         tensor = state.pop(name)
-        # A copy, never the mapping itself: the file may be replaced while the model is in use.
-        kind = torch.float32 if tensor.is_floating_point() else tensor.dtype
-        values[name] = tensor.to(kind, copy=True)
-        if tensor.is_floating_point() and not torch.isfinite(values[name]).all():
+        values[name] = own_copy(tensor)
+        if tensor.is_floating_point() and not _all_finite(values[name]):
             raise CheckpointError(f"{path}: {name} holds NaN or infinity", field="model")
     module.load_state_dict(values, strict=True, assign=True)
     module.requires_grad_(False)

@@ -85,7 +85,11 @@ def load_lm(folder: Path) -> LMModel:
     with reading(folder):
         cfg = audiocraft_config(config, _generation_config(folder), folder)
     wanted = ("decoder.", "enc_to_dec_proj.", "audio_enc_to_dec_proj.")
-    state = rename(read_weights(folder, lambda name: name.startswith(wanted)), folder)
+
+    def tensors() -> dict[str, Tensor]:
+        return rename(read_weights(folder, lambda name: name.startswith(wanted)), folder)
+
+    state = tensors()
     with reading(folder):
         _add_missing_projections(state, cfg, config)
 
@@ -98,7 +102,7 @@ def load_lm(folder: Path) -> LMModel:
             return LocalEncoders(folder)(name)
         return build_text_encoder(section, plain, folder, name)
 
-    return assemble_lm(cfg, state, folder, encoder)
+    return assemble_lm(cfg, state, folder, encoder, tensors)
 
 
 def _generation_config(folder: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from genmodel.engine.lean import VERSION, LeanStep
 from genmodel.engine.prefilling import Slices, prefill_slices
 from genmodel.lm.lm import LMModel
 from genmodel.lm.transformer import Attention, TransformerLayer, sinusoidal_positions
+from genmodel.memory import trim
 
 if TYPE_CHECKING:
     from genmodel.engine.caches import Caches, Group
@@ -72,7 +73,11 @@ class Network:
         parts = [lm.head(k) for k in range(config.n_q)]
         bias = None if parts[0][1] is None else torch.cat([b for _, b in parts if b is not None])
         self.head = self._linear(torch.cat([w for w, _ in parts]), bias, torch.float32)
-        self.layers = [self._layer(layer) for layer in lm.transformer.layers]  # type: ignore[arg-type]
+        self.layers = []
+        for i, layer in enumerate(lm.transformer.layers):
+            self.layers.append(self._layer(layer))  # type: ignore[arg-type]
+            lm.rest(f"transformer.layers.{i}")
+        lm.rest("linears")
         self._positions = torch.empty(0, config.dim, device=self.device)
         #: steps take fewer operations (``LeanStep``); false: the long form, which they are compared with
         self.lean = packed and precision != "int8" and self.device.type == "cpu"
@@ -238,11 +243,6 @@ class Network:
         return draw_tokens(logits, draws)
 
 
-def _version(lm: LMModel) -> tuple[int, ...]:
-    """Changes whenever a parameter is written to or replaced."""
-    return tuple(value for p in lm.parameters() for value in (p.data_ptr(), p._version))
-
-
 def _prepare(lm: LMModel, precision: str, packed: bool) -> Network:
     if precision == "int8":
         from genmodel.engine.native.network import NativeNetwork
@@ -253,10 +253,12 @@ def _prepare(lm: LMModel, precision: str, packed: bool) -> Network:
 
 def network_for(lm: LMModel, precision: str, packed: bool = True) -> Network:
     """The prepared weights of a model, made once and again when its parameters change."""
-    version = (lm.device, packed, _version(lm))
+    version = (lm.device, packed, lm.version())
     held = lm.prepared.get(precision)
     if held is None or held[0] != version:
         lm.prepared.clear()  # one form at a time: each is as large as the model
         held = lm.prepared[precision] = (version, _prepare(lm, precision, packed))
+        if lm.resting:
+            trim()
     network: Network = held[1]
     return network

@@ -19,6 +19,7 @@ from genmodel.lm.conditioning import ConditioningAttributes, ConditioningProvide
 from genmodel.lm.config import LMConfig
 from genmodel.lm.fuser import ConditionFuser, hold_frames
 from genmodel.lm.patterns import Pattern, PatternProvider, get_pattern_provider
+from genmodel.lm.resting import RestingModule
 from genmodel.lm.transformer import Transformer, fill_null_mask, init_weights
 
 ConditionTensors = Mapping[str, tuple[Tensor, Tensor]]
@@ -31,12 +32,14 @@ class LMOutput(NamedTuple):
     mask: Tensor
 
 
-class LMModel(nn.Module):
+class LMModel(RestingModule):
     """An autoregressive model of K interleaved codebooks, conditioned through provider and fuser.
 
     ``cfg`` is the checkpoint's training configuration (None for a model built in code); ``cfg_coef`` the
     guidance used when the caller names none.
     """
+
+    resting_parts = ("transformer", "linears")
 
     def __init__(
         self,
@@ -85,6 +88,12 @@ class LMModel(nn.Module):
     @property
     def device(self) -> torch.device:
         return next(self.emb.parameters()).device
+
+    @property
+    def parameter_count(self) -> int:
+        """How many numbers the model learnt; wakes nothing."""
+        every = [value for child in self.modules() for value in child._parameters.values()]
+        return sum({id(value): value.numel() for value in every if value is not None}.values())
 
     def head(self, k: int) -> tuple[Tensor, Tensor | None]:
         """Weight [card, D] and bias of codebook k's head."""
@@ -209,7 +218,7 @@ class LMModel(nn.Module):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "prepared": {}}  # opaque to copying, and made again when needed
+        return {**super().__getstate__(), "prepared": {}}  # opaque to copying, and made again when needed
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # AudioCraft's non-custom attention wraps torch's own module and so has one name more
