@@ -96,6 +96,24 @@ def test_tokens_are_those_of_the_plain_step(network: str) -> None:
         assert one.done and other.done
 
 
+def test_a_take_of_fewer_streams_after_one_of_more() -> None:
+    lm = tiny_lm()
+
+    def takes() -> list[Session]:
+        lengths = (400, 20, 20, 20, 60)  # each window less than half of the first: the caches give room back
+        return [
+            session(lm, "fast", length, number, sampling=Sampling(top_k=5, cfg_coef=coef), window=500)
+            for number, (length, coef) in enumerate(zip(lengths, (3.0, 1.0, 1.0, 1.0, 3.0), strict=True))
+        ]
+
+    plain, captured = takes(), takes()
+    for stepper, sessions in ((Stepper(lm, 2), plain), (CapturedStepper(lm, 2), captured)):
+        for one in sessions:
+            run_sessions(stepper, [one])  # nobody else is aboard: the caches give back what they can
+    for one, other in zip(plain, captured, strict=True):
+        assert torch.equal(one.tokens, other.tokens)
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_form_for_gpus_computes_the_same(network: str) -> None:
     """All lanes in one call over one span, rows in whole blocks: other products, hence other roundings."""

@@ -69,6 +69,9 @@ class CapturedStepper(Stepper):
     def reserve(self, slots: int, streams: int, prefix: int, steps: int, sources: list[int]) -> None:
         aboard = [number + 1 for number, slot in enumerate(self.slots) if slot is not None]
         lanes = lanes_for(max([slots, *aboard]))
+        # the caches are as wide as the tables, which never shrink: a take without guidance after one with it
+        streams = max(streams, self.tables.prefix.shape[1])
+        sources = sources + [1] * (self.tables.hears.shape[1] - len(sources))
         # one bucket more than is attended to: rows that rest write to its last place
         self.caches.reserve(lanes, streams, span_for(prefix + steps) + STEP_BUCKET)
         self.caches.reserve_cross(lanes, sources)
