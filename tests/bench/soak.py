@@ -12,9 +12,11 @@ are made the plain way.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -24,6 +26,7 @@ from torch import Tensor
 
 from genmodel.base import BaseGenModel
 from genmodel.engine.engine import Engine, GenerationJob
+from genmodel.engine.network import Network
 from genmodel.request import AudioClip, GenerationRequest, Sampling, TempoChange, TempoMap
 from tests.bench.aims import Aim
 from tests.model.models import STEMS, stems_model, tiny
@@ -202,6 +205,15 @@ def _judge(tally: Tally, wrong: str | None, precision: str) -> None:
         tally.different.append(f"{precision}: {wrong}")
 
 
+@contextlib.contextmanager
+def _long_form_back() -> Iterator[None]:
+    before = Network.lean_steps
+    try:
+        yield
+    finally:
+        Network.lean_steps = before
+
+
 def run(args: Namespace) -> dict[str, Any]:
     from tests.bench.lm import precisions
 
@@ -212,8 +224,9 @@ def run(args: Namespace) -> dict[str, Any]:
         ways += [(name, "on") for name in names if name != "int8"]  # the native kernels have no such step
     shares = [(way, make) for way in ways for make in makers]
     tally, begun = Tally(), time.perf_counter()
-    with torch.no_grad():
+    with torch.no_grad(), _long_form_back():
         for number, ((name, capture), make) in enumerate(shares):
+            Network.lean_steps = capture == "off"  # what is captured is the long form of a step
             share = count * (number + 1) // len(shares) - count * number // len(shares)
             soak(make(), name, share, random.Random(f"{args.seed} {number}"), tally, capture)
     return {
