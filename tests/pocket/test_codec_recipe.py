@@ -17,7 +17,7 @@ from genmodel.codec import encodec_config_from_audiocraft, load_encodec
 from genmodel.pocket.recipe.compose import HELD_OUT_FROM
 from genmodel.pocket.recipe.configs import codec_config
 from genmodel.pocket.recipe.crops import SOURCES, Crops, DeviceCrops
-from genmodel.pocket.recipe.export import half
+from genmodel.pocket.recipe.export import half, mean_codec
 from genmodel.pocket.recipe.fastcodec import Down, FastCodec, Up
 from genmodel.pocket.recipe.journal import Journal, load_state, save_atomically
 from genmodel.pocket.recipe.spectral import SpectralLoss, incoherence, mel_distance_db, si_sdr_db
@@ -116,6 +116,20 @@ def test_half_precision_leaves_out_what_only_training_needs() -> None:
     assert {value.dtype for value in kept.values()} == {torch.float16}
     assert not any(name.endswith(("embed_avg", "cluster_size", "inited")) for name in kept)
     assert "quantizer.vq.layers.3._codebook.embed" in kept
+
+
+def test_decoders_are_averaged_and_nothing_else_is(tmp_path: Path) -> None:
+    def checkpoint(name: str, encoder: float, decoder: float) -> Path:
+        codec = {"encoder.0.weight": torch.full((2,), encoder), "decoder.0.weight": torch.full((2,), decoder)}
+        save_atomically({"codec": codec, "settings": {}}, tmp_path / name)
+        return tmp_path / name
+
+    one, other = checkpoint("a.pt", 1.0, 2.0), checkpoint("b.pt", 1.0, 4.0)
+    assert mean_codec([one])["codec"]["decoder.0.weight"].tolist() == [2.0, 2.0]
+    made = mean_codec([one, other])["codec"]
+    assert made["decoder.0.weight"].tolist() == [3.0, 3.0] and made["encoder.0.weight"].tolist() == [1.0, 1.0]
+    with pytest.raises(ValueError, match=r"encoder\.0\.weight"):
+        mean_codec([one, checkpoint("c.pt", 1.5, 4.0)])
 
 
 def test_quantiser_learns_and_stays_when_frozen() -> None:

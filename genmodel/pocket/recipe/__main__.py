@@ -133,7 +133,7 @@ def rehearse(
     done = lm_run.advance(left_s())
     mark("train_lm", steps=lm_run.step, **lm_run.judge())
     folder = out / "pocket"
-    export_codec(codec_run.checkpoint, folder)
+    export_codec([codec_run.checkpoint], folder)
     export_lm(lm_run.checkpoint, folder)
     mark("export", bytes=write_manifest(folder)["bytes"])
     if not done:
