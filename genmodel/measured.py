@@ -4,6 +4,10 @@ A record holds for one checkpoint (hash of its files), one processor and the ker
 another precision than the device's usual one only where a record says that it is both safe and faster;
 without a record, or where weights, processor or kernels are others now, nothing changes.
 
+A checkpoint may bring a record of its own, ``measured.json`` beside its weights, as pocket does. It counts
+until something was measured here, and for int8 alone: how far that is from float32 is the same wherever its
+kernels run, and they read a quarter of the memory. How fast half precision is, differs too much.
+
 Safe means, over ``MIN_TOKENS`` places of takes that float32 sampled from this checkpoint:
 
 * mean KL(float32 || other) <= 1e-3 nats. By Pinsker's inequality at most 2.2 % of the draws can then differ;
@@ -32,6 +36,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from genmodel.checkpoints.paths import models_dir
+from genmodel.engine import lean
 from genmodel.engine.kernels import choose_precision
 
 if TYPE_CHECKING:
@@ -39,7 +44,9 @@ if TYPE_CHECKING:
 
 MAX_KL, MAX_KL_P99, MIN_TOP1, MIN_TOKENS, MIN_GAIN = 1e-3, 1e-2, 0.95, 4000, 1.15
 VERSION = 1
+BROUGHT = "measured.json"  # beside the weights of a checkpoint
 _NAME = ".measured.json"
+_SLOW_PATH = " portable"  # how the kernels' version ends where they know nothing of the processor
 _LOG = logging.getLogger("segue.measured")
 
 
@@ -110,7 +117,7 @@ def kernels_of(precision: str) -> str | None:
     nothing.
     """
     if precision != "int8":
-        return f"torch {torch.__version__}"
+        return f"torch {torch.__version__} {lean.VERSION}"
     from genmodel.engine.native import build
     from genmodel.engine.native.library import kernels
 
@@ -208,9 +215,39 @@ def choose(model: BaseGenModel, path: Path | None = None) -> Choice:
     usual = choose_precision(None, model.device)
     sha256 = None if model.checkpoint is None else model.checkpoint.sha256
     record = recall(sha256, model.device, path)
-    if record is None:
-        return Choice(usual, "auto: not measured here")
-    return best_of(record, usual)
+    if record is not None:
+        return best_of(record, usual)
+    record = brought(model)
+    choice = None if record is None else _elsewhere(record, usual)
+    return choice or Choice(usual, "auto: not measured here")
+
+
+def brought(model: BaseGenModel) -> Record | None:
+    """The record that lies beside the weights of a model, if it is about these weights and this device."""
+    if model.checkpoint is None or model.checkpoint.path is None:
+        return None
+    file = model.checkpoint.path / BROUGHT
+    if not file.is_file():
+        return None
+    records = list(_read(file).values())
+    try:
+        record = _parsed(records[0])
+    except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
+        _LOG.warning("%s is damaged and is left aside (%s)", file, error)
+        return None
+    same = (record.sha256, record.device) == (model.checkpoint.sha256, model.device.type)
+    return record if same else None
+
+
+def _elsewhere(record: Record, usual: str) -> Choice | None:
+    """int8, where another machine found it safe and faster, and this one's kernels know its processor."""
+    base, one = record.precisions.get(usual), record.precisions.get("int8")
+    if base is None or one is None or one.unsafe is not None or one.xrt < MIN_GAIN * base.xrt:
+        return None
+    kernels = kernels_of("int8")
+    if kernels is None or kernels.endswith(_SLOW_PATH):
+        return None
+    return Choice("int8", f"auto: measured with the model on {_words(record, 'int8', usual)}")
 
 
 def best_of(record: Record, usual: str) -> Choice:
@@ -227,6 +264,11 @@ def best_of(record: Record, usual: str) -> Choice:
             _LOG.warning("%s was measured with other kernels: run segue bench again", name)
             continue
         best, fastest = name, one.xrt
-        gain = f"{one.xrt / base.xrt:.1f} times as fast as {usual}"
-        why = f"auto: measured on {date}: {gain}, KL {one.kl:.0e}, likeliest token the same {one.top1:.1%}"
+        why = f"auto: measured on {_words(record, name, usual)}"
     return Choice(best, why)
+
+
+def _words(record: Record, name: str, usual: str) -> str:
+    one = record.precisions[name]
+    gain = f"{one.xrt / record.precisions[usual].xrt:.1f} times as fast as {usual}"
+    return f"{record.date[:10]}: {gain}, KL {one.kl:.0e}, likeliest token the same {one.top1:.1%}"

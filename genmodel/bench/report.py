@@ -78,9 +78,8 @@ def sentences(result: Found) -> list[str]:
 
 def show(result: Found, console: Console) -> None:
     """Print table and sentences."""
-    title = (
-        f"{result['model']} on {result['processor']}, {result['threads']} threads, torch {result['torch']}"
-    )
+    threads = "1 thread" if result["threads"] == 1 else f"{result['threads']} threads"
+    title = f"{result['model']} on {result['processor']}, {threads}, torch {result['torch']}"
     if result["device"].startswith("cuda"):
         title = f"{result['model']} on {result['processor']}, torch {result['torch']}"
     table = Table("", title=title, title_justify="left")

@@ -13,10 +13,13 @@ import pytest
 import torch
 
 from genmodel import measured
+from genmodel.base import BaseGenModel
+from genmodel.bench import measuring
+from genmodel.bench.quality import distance, reference_takes
 from genmodel.measured import Figures, Record
 
 CPU = torch.device("cpu")
-TORCH = f"torch {torch.__version__}"
+TORCH = measured.kernels_of("float32") or ""
 EXACT = Figures(TORCH, xrt=2.0, kl=0.0, kl_p99=0.0, top1=1.0, tokens=6000)
 CLOSE = Figures(TORCH, xrt=4.0, kl=1e-4, kl_p99=1e-3, top1=0.98, tokens=6000)
 
@@ -30,7 +33,7 @@ def record(sha256: str = "a" * 64, **more: Any) -> Record:
 
 
 def model(sha256: str | None = "a" * 64) -> Any:
-    return SimpleNamespace(device=CPU, checkpoint=SimpleNamespace(sha256=sha256))
+    return SimpleNamespace(device=CPU, checkpoint=SimpleNamespace(sha256=sha256, path=None))
 
 
 @pytest.fixture
@@ -154,3 +157,67 @@ def test_a_file_that_cannot_be_written_is_an_error_and_leaves_nothing(tmp_path: 
     with pytest.raises(OSError):
         measured.save(record(), tmp_path / "models" / ".measured.json")
     assert [path.name for path in tmp_path.iterdir()] == ["models"]
+
+
+def _bringing(folder: Path, **more: Any) -> Any:
+    """A model whose folder says that int8 is safe and fast."""
+    int8 = dataclasses.replace(CLOSE, kernels="segue-0123 avx512", xrt=6.0)
+    precisions = {"float32": EXACT, "bfloat16": CLOSE, "int8": int8}
+    measured.save(record(processor="another", precisions=precisions, **more), folder / measured.BROUGHT)
+    return SimpleNamespace(device=CPU, checkpoint=SimpleNamespace(sha256="a" * 64, path=folder))
+
+
+def _with_kernels(monkeypatch: pytest.MonkeyPatch, version: str | None) -> None:
+    monkeypatch.setattr(measured, "kernels_of", lambda name: version if name == "int8" else TORCH)
+
+
+def test_a_record_that_a_model_brings_counts_for_int8_until_something_was_measured_here(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _with_kernels(monkeypatch, "segue-4567 avx2")
+    choice = measured.choose(_bringing(tmp_path), file)
+    assert choice.precision == "int8"
+    assert choice.why.startswith("auto: measured with the model on 2026-11-23: 3.0 times as fast as float32")
+    measured.save(record(precisions={"float32": EXACT}), file)  # here nothing else was worth it
+    assert measured.choose(_bringing(tmp_path), file).precision == "float32"
+
+
+@pytest.mark.parametrize("kernels", [None, "segue-4567 portable"])
+def test_what_a_model_brings_needs_kernels_for_this_processor(
+    kernels: str | None, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _with_kernels(monkeypatch, kernels)
+    assert measured.choose(_bringing(tmp_path), file).why == "auto: not measured here"
+
+
+@pytest.mark.parametrize("other", [{"sha256": "b" * 64}, {"device": "cuda"}], ids=["weights", "device"])
+def test_what_a_model_brings_must_be_about_its_weights_and_the_device(
+    other: dict[str, str], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _with_kernels(monkeypatch, "segue-4567 avx512")
+    assert measured.choose(_bringing(tmp_path, **other), file).why == "auto: not measured here"
+
+
+def test_what_a_model_brings_is_left_aside_where_it_is_damaged(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _with_kernels(monkeypatch, "segue-4567 avx512")
+    given = _bringing(tmp_path)
+    (tmp_path / measured.BROUGHT).write_text('{"version": 1, "records": {"a": {}}}', encoding="utf-8")
+    with caplog.at_level(logging.WARNING, logger="segue.measured"):
+        assert measured.choose(given, file).precision == "float32"
+    assert "is damaged" in caplog.text
+
+
+def test_pocket_brings_what_its_weights_still_measure() -> None:
+    """As in the record, on fewer takes: the kernels may have changed since, the weights may not."""
+    pocket = BaseGenModel.get_pretrained("pocket", "cpu")
+    found = measured.brought(pocket)
+    assert found is not None, "the record is about other weights: run genmodel.pocket.recipe.precisions"
+    stated = found.precisions["int8"]
+    assert stated.unsafe is None
+    if "int8" not in measuring.usable(pocket, None)[0]:
+        pytest.skip("no compiler: int8 is absent here")
+    now = distance(pocket, reference_takes(pocket, 2, 60), "int8")
+    assert 0.25 * stated.kl < now.kl < min(4 * stated.kl, measured.MAX_KL)
+    assert now.top1 >= measured.MIN_TOP1 and now.tokens > 500
