@@ -142,6 +142,7 @@ def test_an_archive_of_the_sources_can_be_built_again(tree: Path, tmp_path: Path
     native = unpacked / PLACE
     there = {path.relative_to(native) for path in native.rglob("*") if path.is_file()}
     wanted = {path.relative_to(tree / PLACE) for path in (tree / PLACE).rglob("*") if path.is_file()}
+    wanted = {path for path in wanted if path.suffix != ".pyc"}  # the build itself leaves some
     assert wanted == there and Path("source/entry.cpp") in there
     wheel, _ = built(unpacked, tmp_path)
     assert wheel.is_file()

@@ -94,11 +94,14 @@ static inline void panel_rest(const SegueLinear& linear, const Quantised& x, int
 // All rows through a linear; threads share the panels. Ends with a barrier.
 static inline void multiply(Team& team, int thread, const SegueLinear& linear, const Quantised& x, int rows,
                             const Into& into) {
-  for (int panel; (panel = team.take(thread, linear.out / kPanel)) >= 0;) {
-    int first = 0;
-    for (; rows - first >= kMostRows; first += kMostRows) panel_rows<kMostRows>(linear, x, first, panel, into);
-    panel_rest<kMostRows - 1>(linear, x, first, rows - first, panel, into);
-  }
+  const int passes = (rows + kMostRows - 1) / kMostRows;
+  for (int panel; (panel = team.take(thread, linear.out / kPanel)) >= 0;)
+    for (int pass = 0, first = 0; pass < passes; pass++) {
+      // even shares: a pass over few rows costs as much as one over all that the registers hold
+      const int count = (rows - first + passes - pass - 1) / (passes - pass);
+      panel_rest<kMostRows>(linear, x, first, count, panel, into);
+      first += count;
+    }
   team.wait();
 }
 
