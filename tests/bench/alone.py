@@ -1,4 +1,4 @@
-"""The engine alone, in a process with a worker's environment: ``python -m tests.bench.alone MODEL SLOTS``.
+"""The engine alone, in a process like a worker: ``python -m tests.bench.alone MODEL PRECISION``.
 
 For each line on standard input, ``FRAMES SEED``, it makes a take and prints ``{"first_s", "total_s"}``: from
 the request to its first audio, and to its last.
@@ -13,23 +13,25 @@ import sys
 import time
 from typing import Any
 
+from genmodel import measured
 from genmodel.base import BaseGenModel
 from genmodel.engine.engine import Engine
 from genmodel.request import GenerationRequest
 from tests.daemon.house import ROOT
 
 CHUNK_S = 0.5  # as takes.chunk_s
+SLOTS = 8  # as worker.slots
 TEXT = "house warm piano drums bass"
 
 
 class Alone:
     """Such a process, from the other side."""
 
-    def __init__(self, model: str, threads: int, slots: int = 8) -> None:
+    def __init__(self, model: str, precision: str, threads: int) -> None:
         variables = {"GOMP_SPINCOUNT": "3000", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "192"}
         variables |= {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT), "MALLOC_ARENA_MAX": "2"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.bench.alone", model, str(slots)], text=True,
+            [sys.executable, "-m", "tests.bench.alone", model, precision], text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **variables},
         )  # fmt: skip
 
@@ -61,7 +63,8 @@ def made(engine: Engine, frames: int, seed: int, chunk_frames: int) -> dict[str,
 def main(words: list[str]) -> int:
     os.nice(5)  # as worker.nice
     model = BaseGenModel.get_pretrained(words[0], "cpu")
-    engine = Engine(model, int(words[1]))
+    model.precision = measured.choose(model).precision if words[1] == "auto" else words[1]
+    engine = Engine(model, SLOTS)
     for line in sys.stdin:
         frames, seed = map(int, line.split())
         told: dict[str, Any] = made(engine, frames, seed, round(CHUNK_S * model.frame_rate))

@@ -6,7 +6,6 @@ import secrets
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,25 +58,26 @@ def _house(*settings: str, model: str, threads: int) -> House:
     return House(f"worker.threads={threads}", *settings, model=model, real=True).start()
 
 
-def pocket_share(rounds: int) -> dict[str, Any]:
-    """Whole takes by pocket: engine alone and through the daemon, in turn; at the model's rate and at 48 kHz.
+def share(model: str, precision: str, rounds: int, rates: tuple[int, ...] = (32_000,)) -> dict[str, Any]:
+    """Whole takes by one model: engine alone and through the daemon, in turn, at each of the rates, the model's
+    own first.
 
     The pings go out while a long take is made.
     """
     threads = torch.get_num_threads()
-    house, alone = _house(model="pocket", threads=threads), Alone("pocket", threads)
-    times: dict[str, list[float]] = {"alone": [], "daemon": [], "daemon_48k": [], "daemon_to_files": []}
+    house = _house(f"worker.precision={precision}", model=model, threads=threads)
+    alone = Alone(model, precision, threads)
+    times: dict[str, list[float]] = {}
     try:
         with house.client() as wire:
             for number in range(rounds + 1):
-                found = {
-                    "alone": alone.take(round(50 * CLIP_S), number)["total_s"],
-                    "daemon": (own := heard(wire, request(CLIP_S, number, 32_000)))["total_s"],
-                    "daemon_to_files": own["done_s"],
-                    "daemon_48k": heard(wire, request(CLIP_S, number, 48_000))["total_s"],
-                }
+                found = {"alone": alone.take(round(50 * CLIP_S), number)["total_s"]}
+                for rate in rates:
+                    made = heard(wire, request(CLIP_S, number, rate))
+                    name = "daemon" if rate == rates[0] else f"daemon_{rate}"
+                    found |= {name: made["total_s"], f"{name}_to_files": made["done_s"]}
                 for name, took_s in found.items():
-                    times[name] += [took_s] if number else []
+                    times.setdefault(name, []).extend([took_s] if number else [])
             trips = _round_trips(wire)
     finally:
         alone.close()
@@ -86,8 +86,8 @@ def pocket_share(rounds: int) -> dict[str, Any]:
     return {
         "xrt": {name: CLIP_S / took_s for name, took_s in medians.items()},
         "share": medians["alone"] / medians["daemon"],
-        "share_48k": medians["alone"] / medians["daemon_48k"],
         "seconds": CLIP_S,
+        "precision": precision,
         "round_trip_s": trips,
     }
 
@@ -121,10 +121,3 @@ def first_audio(model: str, precision: str, count: int) -> list[float]:
     finally:
         house.close()
     return found[2:]
-
-
-def small_first_audio(folder: Path, precision: str, count: int) -> list[float]:
-    """The same for a checkpoint at MusicGen-small's shape."""
-    from tests.bench.checkpoint import small_checkpoint
-
-    return first_audio(str(small_checkpoint(folder / "small")), precision, count)
