@@ -42,12 +42,12 @@ def run(args: Any) -> dict[str, Any]:
     """`args.rounds` scales how often each is done."""
     scale = args.rounds / 3
     shares = {"pocket": through.share("pocket", "auto", max(1, 2 * args.rounds - 1), (32_000, 48_000))}
-    count = max(3, round(FIRST * scale))
+    count, seconds = max(2, round(FIRST * scale)), through.CLIP_S if args.rounds else 1.0
     first = {"pocket": _spread(through.first_audio("pocket", "auto", count))}
     if native_absent() is None:
         with tempfile.TemporaryDirectory(prefix="segue-bench-") as folder:
             small = str(small_checkpoint(Path(folder) / "small"))
-            shares["small_int8"] = through.share(small, "int8", args.rounds)
+            shares["small_int8"] = through.share(small, "int8", max(1, args.rounds), seconds=seconds)
             first["small_int8"] = _spread(through.first_audio(small, "int8", count))
     trips = {name: _spread(found.pop("round_trip_s")) for name, found in shares.items()}
     return {

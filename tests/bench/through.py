@@ -58,9 +58,11 @@ def _house(*settings: str, model: str, threads: int) -> House:
     return House(f"worker.threads={threads}", *settings, model=model, real=True).start()
 
 
-def share(model: str, precision: str, rounds: int, rates: tuple[int, ...] = (32_000,)) -> dict[str, Any]:
-    """Whole takes by one model: engine alone and through the daemon, in turn, at each of the rates, the model's
-    own first.
+def share(
+    model: str, precision: str, rounds: int, rates: tuple[int, ...] = (32_000,), seconds: float = CLIP_S
+) -> dict[str, Any]:
+    """Whole takes by one model, engine alone and through the daemon in turn, at each of the rates (its own
+    is the first).
 
     The pings go out while a long take is made.
     """
@@ -71,9 +73,9 @@ def share(model: str, precision: str, rounds: int, rates: tuple[int, ...] = (32_
     try:
         with house.client() as wire:
             for number in range(rounds + 1):
-                found = {"alone": alone.take(round(50 * CLIP_S), number)["total_s"]}
+                found = {"alone": alone.take(round(50 * seconds), number)["total_s"]}
                 for rate in rates:
-                    made = heard(wire, request(CLIP_S, number, rate))
+                    made = heard(wire, request(seconds, number, rate))
                     name = "daemon" if rate == rates[0] else f"daemon_{rate}"
                     found |= {name: made["total_s"], f"{name}_to_files": made["done_s"]}
                 for name, took_s in found.items():
@@ -84,9 +86,9 @@ def share(model: str, precision: str, rounds: int, rates: tuple[int, ...] = (32_
         house.close()
     medians = {name: statistics.median(found) for name, found in times.items()}
     return {
-        "xrt": {name: CLIP_S / took_s for name, took_s in medians.items()},
+        "xrt": {name: seconds / took_s for name, took_s in medians.items()},
         "share": medians["alone"] / medians["daemon"],
-        "seconds": CLIP_S,
+        "seconds": seconds,
         "precision": precision,
         "round_trip_s": trips,
     }
