@@ -219,5 +219,5 @@ def test_pocket_brings_what_its_weights_still_measure() -> None:
     if "int8" not in measuring.usable(pocket, None)[0]:
         pytest.skip("no compiler: int8 is absent here")
     now = distance(pocket, reference_takes(pocket, 2, 60), "int8")
-    assert 0.25 * stated.kl < now.kl < min(4 * stated.kl, measured.MAX_KL)
-    assert now.top1 >= measured.MIN_TOP1 and now.tokens > 500
+    assert 0.4 * stated.kl < now.kl < 2.5 * stated.kl, "far from the record: measure again"
+    assert now.tokens > 500 and abs(now.top1 - stated.top1) < 0.03

@@ -15,7 +15,7 @@ from genmodel.pocket.recipe.lmdata import CODEBOOKS, FRAME_RATE
 from genmodel.pocket.recipe.render import RATE_HZ
 from genmodel.pocket.recipe.song import STEMS
 
-GUIDANCE = 2.0
+GUIDANCE = 2.5
 DELAYS = [step for step in range(CODEBOOKS) for _ in STEMS]
 
 PAN = (-0.125, 0.0, 0.1875)
