@@ -37,7 +37,7 @@ from tests.bench.steps import take, timed_steps
 DIM, LAYERS, HEADS, CODEBOOKS, CARD = 1024, 24, 16, 4, 2048
 TEXT_TOKENS, TEXT_DIM = 16, 768
 FRAME_RATE = 50.0
-SECONDS = 0.8
+SECONDS = 1.2  # 60 frames
 GREEDY_FRAMES = 12
 GUIDANCE = 3.0
 PLACES_S = (1, 10, 29)
