@@ -107,10 +107,12 @@ def evaluate(
     long_takes: int = 20,
     long_s: float = 60.0,
     teach: int = 500,
+    precision: str = "float32",
 ) -> dict[str, Any]:
     """All figures as one dictionary; keys without a suffix are pocket's own continuations."""
     codec, lm, info = registry.load(str(model_path), "cpu")
     model = MusicGen("pocket", codec, lm, info=info)
+    model.precision = precision
     prompts = load_prompts(songs, count, prompt_s, new_s, seconds)
     if not prompts:
         raise FileNotFoundError(f"no held-out songs in {songs} that are long enough")
@@ -133,6 +135,7 @@ def evaluate(
     files = [model_path / name for name in ("lm.safetensors", "codec.safetensors")]
     facts["weights_mb"] = round(sum(path.stat().st_size for path in files) / 1e6, 1)
     facts["sampling"] = {"temperature": sampling.temperature, "top_k": sampling.top_k}
+    facts["precision"] = precision
     return numbers(facts)
 
 
@@ -151,6 +154,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--long-takes", type=int, default=20, help="how many takes of a minute")
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--top-k", type=int, default=250)
+    parser.add_argument("--precision", default="float32", help="of the engine, as worker.precision")
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--picture", type=Path, default=None, help="PNG of spectrograms; more get -2, -3 …")
     parser.add_argument("--threads", type=int, default=0)
@@ -167,6 +171,7 @@ def main(argv: list[str] | None = None) -> int:
         parts=tuple(options.parts),
         foreign=options.foreign,
         long_takes=options.long_takes,
+        precision=options.precision,
     )
     options.out.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     write_markdown(facts, options.out.with_name("EVALUATION.md"))
