@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from tests.bench.checkpoint import small_checkpoint
 from tests.bench.codec import machine
 from tests.bench.lm import precisions
 
@@ -50,35 +51,6 @@ print(json.dumps({
 
 def absent() -> str | None:
     return None if Path("/proc/self/smaps_rollup").exists() else "there is no /proc/self/smaps_rollup"
-
-
-def small_checkpoint(folder: Path) -> Path:
-    """A Hugging Face folder of musicgen-small's shape: 420 million parameters, a T5-base and the codec."""
-    import transformers
-    from transformers.models.musicgen import MusicgenDecoderConfig
-
-    from tests.bench.codec import SHAPE
-    from tests.bench.lm import CARD, CODEBOOKS, DIM, HEADS, LAYERS
-    from tests.checkpoints.making import save
-
-    text = transformers.T5Config(
-        d_model=768, d_kv=64, d_ff=3072, num_layers=12, num_heads=12, vocab_size=32128
-    )
-    audio = transformers.EncodecConfig(**SHAPE)
-    decoder = MusicgenDecoderConfig(
-        vocab_size=CARD, hidden_size=DIM, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
-        ffn_dim=4 * DIM, num_codebooks=CODEBOOKS, pad_token_id=CARD, bos_token_id=CARD,
-    )  # fmt: skip
-    config = transformers.MusicgenConfig.from_sub_models_config(text, audio, decoder)
-    with torch.device("meta"):
-        model = transformers.MusicgenForConditionalGeneration(config)
-    model.to_empty(device="cpu")
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for value in (*model.parameters(), *model.buffers()):
-            if value.is_floating_point():
-                value.uniform_(-0.03, 0.03, generator=generator)
-    return save(model.eval(), folder)
 
 
 def started(model: str, precision: str) -> dict[str, float]:
