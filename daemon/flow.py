@@ -31,6 +31,9 @@ TICK_GAP_S = 1.0 / MAX_TICKS_PER_S
 ANSWER_BYTES = 1 << 20  # of audio in one answer (12 ms of reading and checking), however much was asked for
 MAX_ATTACHED = 1024
 PUSH_TURN_S = 0.01  # what pushing may take of a turn of the loop
+# A socket that took no more is tried again after so long, then twice that. A client that reads makes room
+# within a millisecond and need not say a word for it: events without audio ask for no credit.
+FULL_S, FULL_SOON_S, FULL_MOST_S = 0.005, 0.04, 1.0
 ABANDONED_S = 60.0  # the job has ended, and for so long the client took nothing of it
 
 
@@ -58,7 +61,8 @@ class Attachment:
     after: int
     credit: int
     pushed_s: float = 0.0
-    stuck: bool = False  # its socket took no more; waits for the next credit
+    full_until_s: float = 0.0  # its socket took no more; tried again then (monotonic), or when credit comes
+    full_s: float = 0.0  # how long that pause is
     moved_s: float = dataclasses.field(default_factory=time.monotonic)  # last push or credit
     starved: int | None = None  # how far the job was when credit did not suffice; -1: it had ended
 
@@ -178,16 +182,18 @@ class Flow:
                 retry="reconnect",
             )
         attachment.credit = min(self._settings.limits.credit_bytes, attachment.credit + credit)
-        attachment.stuck, attachment.starved, attachment.moved_s = False, None, time.monotonic()
+        attachment.full_until_s, attachment.full_s = 0.0, 0.0
+        attachment.starved, attachment.moved_s = None, time.monotonic()
         if after is not None:
             attachment.after = max(attachment.after, min(after, row.last_seq))
         return attachment.credit
 
     def push(self) -> bool:
-        """Send what is new to everyone attached, as far as credit and sockets allow; True when there was no
-        time for all of them: those left come first in the next turn.
+        """Send what is new to everyone attached, as far as credit and sockets allow; True when the next turn
+        should come soon: there was no time for all of them (those left come first then), or a socket was full
+        a moment ago.
         """
-        until = time.monotonic() + PUSH_TURN_S
+        until, soon = time.monotonic() + PUSH_TURN_S, False
         for looked, (key, attachment) in enumerate(list(self.attached.items())):
             now = time.monotonic()
             if looked and now > until:
@@ -202,9 +208,9 @@ class Flow:
                 del self.attached[key]
                 self._metrics.count("peers_lost", why="gone" if outcome == "gone" else "full")
             else:
-                attachment.stuck = attachment.stuck or outcome == "full"
+                soon |= outcome == "full" and attachment.full_s <= FULL_SOON_S
                 self.attached[key] = self.attached.pop(key)
-        return time.monotonic() > until
+        return soon or time.monotonic() > until
 
     def _abandoned(self, attachment: Attachment, now: float) -> bool:
         """Its job has ended and its client neither reads nor gives credit: whether it is there at all cannot
@@ -213,11 +219,11 @@ class Flow:
         return attachment.job not in self._book.active and now - attachment.moved_s > ABANDONED_S
 
     def _push_one(self, attachment: Attachment, now: float, until: float) -> str:
+        if now < attachment.full_until_s:
+            return "full"
         active = self._book.active.get(attachment.job)
-        if attachment.stuck and (active is None or now - attachment.pushed_s < TICK_EVERY_S):
-            return "full"  # the tick that goes out now and then finds out whether it is there at all
         reached = -1 if active is None else active.last_seq
-        if not attachment.stuck and reached not in (attachment.after, attachment.starved):
+        if reached not in (attachment.after, attachment.starved):
             outcome = self._push_events(attachment, now, until, reached)
             if outcome != "sent":
                 return outcome
@@ -226,7 +232,7 @@ class Flow:
         if active.progress.stamp_s <= attachment.pushed_s and now - attachment.pushed_s < TICK_EVERY_S:
             return "sent"
         attachment.pushed_s = now
-        return self._push_message(attachment, self._book.tick(active))
+        return self._push_message(attachment, self._book.tick(active), now)
 
     def _push_events(self, attachment: Attachment, now: float, until: float, reached: int) -> str:
         """One event at least, however late it is; the rest when the turn still has time."""
@@ -239,7 +245,7 @@ class Flow:
                     attachment.starved = reached
                     break
                 event = event.with_data(self._samples(row, stored))
-            outcome = self._push_message(attachment, event)
+            outcome = self._push_message(attachment, event, now)
             if outcome != "sent":
                 return outcome
             attachment.after, attachment.moved_s = event.seq, now
@@ -251,8 +257,12 @@ class Flow:
             self.attached.pop((attachment.envelope[0], attachment.job), None)
         return "sent"
 
-    def _push_message(self, attachment: Attachment, what: Event | Tick) -> str:
+    def _push_message(self, attachment: Attachment, what: Event | Tick, now: float) -> str:
         outcome = self._send(attachment.envelope, encode_push(str(attachment.job), what))
         if outcome == "sent":
             self._metrics.count("pushes")
+            attachment.full_s = 0.0
+        elif outcome == "full":
+            attachment.full_s = min(FULL_MOST_S, 2 * attachment.full_s or FULL_S)
+            attachment.full_until_s = now + attachment.full_s
         return outcome

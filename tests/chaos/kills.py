@@ -7,6 +7,7 @@ At the end every host finishes what it began, and the whole history is judged (`
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -17,9 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from protocol import messages as m
+from protocol.errors import SegueError
 from tests.chaos import checker, shim
 from tests.chaos.host import POINTS, Host
-from tests.chaos.line import Line
+from tests.chaos.line import Line, NoAnswer
 from tests.chaos.report import Report, Scale, side_by_side
 from tests.chaos.settings import known
 from tests.chaos.sweep import Points, run_sweep
@@ -250,10 +253,37 @@ class Lane:
                     self._fell_over(name, status)
             time.sleep(0.02)
         for name in waiting:
-            self.report.broken.append(f"{name} still waits for jobs after {SETTLE_S:g} s")
+            self.report.broken.append(
+                f"{name} still waits for jobs after {SETTLE_S:g} s: {self._waits_for(name)}"
+            )
             os.kill(self.hosts[name], signal.SIGKILL)
             os.waitpid(self.hosts[name], 0)
         self.hosts = {}
+
+    def _waits_for(self, name: str) -> str:
+        """What a host that does not end saw last, and what the daemon says of the jobs that it waits for."""
+        seen = [json.loads(line) for line in (self.folder / f"{name}.jsonl").read_bytes().splitlines()]
+        ended = {e["job"] for e in seen if e["what"] == "event" and e["kind"] in checker.FINAL}
+        jobs = sorted({e["job"] for e in seen if e["what"] == "ack"} - ended, key=int)
+        fetched = {e["job"] for e in seen if e["what"] == "fetched"}
+        done = {e["job"] for e in seen if e["what"] == "event" and e["kind"] == "done"}
+        said: list[str] = []
+        line = Line(self.house.runtime)
+        try:
+            for job in jobs + sorted(done - fetched, key=int):
+                last = max((e["seq"] for e in seen if e["what"] == "event" and e["job"] == job), default=0)
+                reply = line.ask(m.Next(job=job, after=last, max_bytes=0, wait_ms=0))
+                more = [event.event for event in reply.events]
+                said.append(f"job {job}, seen until event {last}: is {reply.state}, has {more}")
+        except (NoAnswer, SegueError) as error:
+            said.append(f"the daemon does not say: {error!r}")
+        finally:
+            line.close()
+        unanswered = {e["key"] for e in seen if e["what"] == "submit"} - {
+            e["key"] for e in seen if e["what"] == "ack"
+        }
+        said += [f"{key} was never acknowledged" for key in sorted(unanswered)]
+        return "; ".join(said + ["last of all", *(json.dumps(e)[:200] for e in seen[-6:])])
 
     def _judge(self) -> None:
         report = self.report

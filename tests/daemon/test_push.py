@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 import zmq
 
 from protocol import messages as m
 from tests.daemon import engine
-from tests.daemon.house import House, joined, submit
+from tests.daemon.house import House, Wire, joined, submit
 
 
 def test_a_slow_client_gets_everything_in_its_own_time(new_house: Callable[..., House]) -> None:
@@ -65,3 +67,32 @@ def test_a_client_that_vanishes_costs_nothing(new_house: Callable[..., House]) -
             client.send(m.Next(job=job, after=10_000, wait_ms=20_000))
         assert stays.events(job)[-1].event == "done"
         assert "segue_attached 0" in stays.ask(m.Metrics()).text
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["the job has ended", "it goes on"])
+def test_a_full_socket_needs_no_credit_to_go_on(new_house: Callable[..., House], ended: bool) -> None:
+    """A client that gave credit for all of it beforehand owes the daemon not a word more."""
+    house = new_house("takes.chunk_s=0.05")
+    with house.client() as other, house.client(zmq.DEALER) as client:
+        client.socket.setsockopt(zmq.RCVHWM, 1)  # of the connection that is made now
+        client.socket.disconnect(house.connection["endpoints"][0])
+        client.socket.connect(house.connection["endpoints"][0])
+        job = other.ask(submit(6, rate=32_000, text="" if ended else "slow=2")).job
+        last = other.events(job)[-1].seq if ended else None
+        assert client.ask(m.Attach(job=job, credit=8_000_000)).credit == 8_000_000
+        last = other.events(job)[-1].seq if last is None else last
+        sent = -1.0
+        while sent < (sent := _pushes(other)):
+            time.sleep(0.5)
+        assert sent < last, "its socket is full by now"
+        seen = []
+        while not (seen and seen[-1].final):
+            got = client.pushed.pop(0) if client.pushed else client.receive(10.0)
+            assert got is not None, f"{len(seen)} of {last} events came, then no more"
+            seen += [] if isinstance(got[1], m.Tick) else [got[1]]
+        assert [event.seq for event in seen] == list(range(1, last + 1))
+
+
+def _pushes(wire: Wire) -> float:
+    found = re.search(r"^segue_pushes_total (\S+)$", wire.ask(m.Metrics()).text, re.M)
+    return float(found[1]) if found else 0.0
