@@ -116,15 +116,13 @@ def kernels_of(precision: str) -> str | None:
     """What multiplies in a precision, equal where its bits are; None where it cannot be had here. Compiles
     nothing.
     """
-    if precision != "int8":
-        return f"torch {torch.__version__} {lean.VERSION}"
     from genmodel.engine.native import build
     from genmodel.engine.native.library import kernels
 
     with contextlib.suppress(build.NativeAbsentError):
-        if build.present() is not None:
+        if build.present() is not None and (precision == "int8" or kernels().path != "portable"):
             return kernels().version
-    return None
+    return None if precision == "int8" else f"torch {torch.__version__} {lean.VERSION}"
 
 
 def store_path() -> Path:

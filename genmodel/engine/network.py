@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genmodel.engine.drawing import Draw, draw_tokens
-from genmodel.engine.kernels import PRECISIONS, Linear, make_linear, packing_available
+from genmodel.engine.kernels import PRECISIONS, Linear, make_linear, native_floats, packing_available
 from genmodel.engine.lean import VERSION, LeanStep
 from genmodel.engine.prefilling import Slices, prefill_slices
 from genmodel.lm.lm import LMModel
@@ -56,7 +56,7 @@ class Network:
 
     kernels_version = ""  # changes with the bits, as far as they are not torch's own affair
 
-    lean_steps = True  # false: all networks take the long form, which is what is captured on a GPU
+    lean_steps = True  # false: all float networks take torch's long form, which is what is captured on a GPU
 
     def __init__(self, lm: LMModel, precision: str = "float32", packed: bool = True) -> None:
         config = lm.config
@@ -243,21 +243,24 @@ class Network:
         return draw_tokens(logits, draws)
 
 
-def _prepare(lm: LMModel, precision: str, packed: bool) -> Network:
-    if precision == "int8":
+def _prepare(lm: LMModel, precision: str, packed: bool, native: bool) -> Network:
+    if precision == "int8" or (native and native_floats()):
         from genmodel.engine.native.network import NativeNetwork
 
-        return NativeNetwork(lm)
+        return NativeNetwork(lm, precision=precision)
     return Network(lm, precision, packed)
 
 
-def network_for(lm: LMModel, precision: str, packed: bool = True) -> Network:
-    """The prepared weights of a model, made once and again when its parameters change."""
-    version = (lm.device, packed, lm.version())
+def network_for(lm: LMModel, precision: str, packed: bool = True, native: bool = True) -> Network:
+    """The prepared weights of a model, made once and again when its parameters change. ``native``: on a CPU,
+    by the native kernels where they are the faster ones; int8 always is.
+    """
+    native &= packed and Network.lean_steps and lm.device.type == "cpu"
+    version = (lm.device, packed, native, lm.version())
     held = lm.prepared.get(precision)
     if held is None or held[0] != version:
         lm.prepared.clear()  # one form at a time: each is as large as the model
-        held = lm.prepared[precision] = (version, _prepare(lm, precision, packed))
+        held = lm.prepared[precision] = (version, _prepare(lm, precision, packed, native))
         if lm.resting:
             trim()
     network: Network = held[1]

@@ -60,7 +60,7 @@ class Slot:
 
 class Stepper:
     """``slots`` sessions at most; ``precision`` of the layers as ``kernels.choose_precision``; ``slices``:
-    prefills in slices, else each in one pass.
+    prefills in slices, else each in one pass; ``native`` as ``network_for``.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Stepper:
         precision: str | None = None,
         packed: bool = True,
         slices: bool = True,
+        native: bool = True,
     ) -> None:
         if not 1 <= slots <= MAX_SLOTS:
             raise GenModelError(
@@ -77,7 +78,7 @@ class Stepper:
             )
         self.lm = lm
         self.device = lm.device
-        self.network = network_for(lm, choose_precision(precision, self.device), packed)
+        self.network = network_for(lm, choose_precision(precision, self.device), packed, native)
         self.slots: list[Slot | None] = [None] * slots
         self.caches = self.network.caches()
         self.finite = torch.ones(slots, dtype=torch.bool, device=self.device)

@@ -15,6 +15,7 @@
 namespace {
 
 const char* const kNames[] = {"portable", "avx2", "avx512", "neon", "dotprod"};
+const char* const kForms[] = {"ints", "halves", "floats"};
 
 struct Noise {
   uint64_t state;
@@ -63,8 +64,32 @@ struct Made {
   }
 };
 
-SegueLinear linear_of(Made& made, Noise& noise, int in, int out, bool largest = false) {
+uint16_t half_of(float value) {  // of values that have few bits
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  return (uint16_t)(bits >> 16);
+}
+
+SegueLinear linear_of(Made& made, Noise& noise, int form, int in, int out, bool largest = false) {
   const int columns = up(in, kLane), rows = up(out, kPanel);
+  if (form != kInts) {
+    float* bias = made.take(made.floats, rows);
+    uint16_t* halves = form == kHalves ? made.take(made.halves, (size_t)rows * columns) : nullptr;
+    float* floats = form == kFloats ? made.take(made.floats, (size_t)rows * columns) : nullptr;
+    for (int n = 0; n < out; n++) {
+      bias[n] = noise.value() / 8;
+      for (int k = 0; k < in; k++) {
+        const size_t at = ((size_t)(n / kPanel) * columns + k) * kPanel + n % kPanel;
+        const float value = ((int)(noise.next() % 255) - 127) / 128.0f;  // exact in bfloat16
+        if (halves) halves[at] = half_of(value);
+        if (floats) floats[at] = value;
+      }
+    }
+    SegueLinear linear = {};
+    linear.weights = halves ? (const void*)halves : floats;
+    linear.bias = bias, linear.in = columns, linear.out = rows, linear.form = form;
+    return linear;
+  }
   int8_t* weights = made.take(made.bytes, (size_t)rows * columns);
   float* scale = made.take(made.floats, rows);
   float* bias = made.take(made.floats, rows);
@@ -106,26 +131,27 @@ const Shape kShapes[] = {
 
 constexpr int kSlots = 3, kStreams = 2, kPlaces = 64, kSource = 7;
 
-// bfloat16, filled or empty; or bytes with scales, empty
+// Floats of either kind, filled or empty; or bytes with scales, empty
 struct Caches {
   std::vector<void*> keys, values;
   SegueCache c;
-  Caches(Made& made, const Shape& shape, int places, Noise* fill, bool bytes = false) {
+  Caches(Made& made, const Shape& shape, int places, Noise* fill, int form) {
     const size_t lines = (size_t)kSlots * kStreams * shape.heads * places;
-    const size_t width = up(shape.dim / shape.heads, kLane), count = lines * (bytes ? (width + 4) / 2 : width);
+    const size_t width = up(shape.dim / shape.heads, kLane), count = lines * width;
     for (int i = 0; i < shape.layers; i++)
       for (auto* list : {&keys, &values}) {
-        uint16_t* halves = made.take(made.halves, count);
-        list->push_back(halves);
+        const size_t pairs = form == kInts ? lines * (width + 4) / 2 : count;
+        uint16_t* halves = form == kFloats ? nullptr : made.take(made.halves, pairs);
+        float* floats = form == kFloats ? made.take(made.floats, count) : nullptr;
+        list->push_back(halves ? (void*)halves : floats);
         for (size_t j = 0; fill && j < count; j++) {
           const float value = fill->value();
-          uint32_t bits;
-          memcpy(&bits, &value, 4);
-          halves[j] = (uint16_t)(bits >> 16);
+          if (halves) halves[j] = half_of(value);
+          if (floats) floats[j] = value;
         }
       }
     c = {};
-    c.bytes = bytes;
+    c.form = form;
     c.keys = keys.data(), c.values = values.data();
     c.slots = kSlots, c.streams = kStreams, c.places = places;
   }
@@ -136,18 +162,19 @@ struct Network {
   Shape shape;
   std::vector<SegueLayer> layers;
   SegueModel model;
-  Network(const Shape& s, Noise& noise) : shape(s), layers(s.layers), model() {
+  Network(const Shape& s, Noise& noise, int form) : shape(s), layers(s.layers), model() {
+    const auto linear = [&](int in, int out) { return linear_of(made, noise, form, in, out); };
     for (auto& l : layers) {
       l.norm1 = norm_of(made, noise, s.dim), l.norm2 = norm_of(made, noise, s.dim);
       l.norm_cross = norm_of(made, noise, s.dim);
-      l.qkv = linear_of(made, noise, s.dim, 3 * s.dim), l.out = linear_of(made, noise, s.dim, s.dim);
-      l.cross_q = linear_of(made, noise, s.dim, s.dim), l.cross_out = linear_of(made, noise, s.dim, s.dim);
-      l.up = linear_of(made, noise, s.dim, s.inner), l.down = linear_of(made, noise, s.inner, s.dim);
+      l.qkv = linear(s.dim, 3 * s.dim), l.out = linear(s.dim, s.dim);
+      l.cross_q = linear(s.dim, s.dim), l.cross_out = linear(s.dim, s.dim);
+      l.up = linear(s.dim, s.inner), l.down = linear(s.inner, s.dim);
       l.has_cross = s.cross;
     }
     model.layers = layers.data(), model.out_norm = norm_of(made, noise, s.dim);
     model.layer_count = s.layers, model.dim = s.dim, model.heads = s.heads, model.head_dim = s.dim / s.heads;
-    model.feedforward = s.inner, model.relu = s.relu;
+    model.feedforward = s.inner, model.relu = s.relu, model.form = form;
     model.score_scale = 1 / std::sqrt((float)model.head_dim);
   }
 };
@@ -216,10 +243,10 @@ bool fail(const char* what, const char* where, int path) {
 
 // Slot 0 alone and in company: a prefill of 37 places at once, in pieces and one by one, then steps. The odd slot is
 // a place behind and feeds its last one again.
-bool network(const Shape& shape, int path, bool bytes) {
+bool network(const Shape& shape, int path, int form, int kept) {
   Noise noise = {(uint64_t)(shape.dim * 1000 + shape.heads)};
-  Network n(shape, noise);
-  Caches heard(n.made, shape, up(kSource, kLane), &noise);
+  Network n(shape, noise, form);
+  Caches heard(n.made, shape, up(kSource, kLane), &noise, form == kFloats ? kFloats : kHalves);
   std::vector<float> inputs((size_t)kSlots * kStreams * kPlaces * shape.dim);
   for (auto& value : inputs) value = noise.value();
   auto feed = [&](const std::vector<Row>& rows) {
@@ -235,7 +262,7 @@ bool network(const Shape& shape, int path, bool bytes) {
   const int kPrefill = 37, kSteps = 13;
   for (int way = 0; way < 3; way++) {
     Made own_memory;
-    Caches own(own_memory, shape, kPlaces, nullptr, bytes);
+    Caches own(own_memory, shape, kPlaces, nullptr, kept);
     const int company = way ? kSlots : 1, threads = way == 1 ? 2 : 1, piece = way == 0 ? kPrefill : way == 1 ? 5 : 1;
     std::vector<float> mixed, all;
     for (int slot = 0; slot < company; slot++)
@@ -259,17 +286,18 @@ bool network(const Shape& shape, int path, bool bytes) {
     if (takes[0].size() != all.size() || memcmp(takes[0].data(), all.data(), all.size() * sizeof(float)))
       return fail("a take depends on its company or on how it is fed", shape.name, path);
   }
-  printf("%s%s %s %016llx\n", shape.name, bytes ? "-bytes" : "", kNames[path], (unsigned long long)h);
+  printf("%s-%s-%s %s %016llx\n", shape.name, kForms[form], kForms[kept], kNames[path], (unsigned long long)h);
   return true;
 }
 
-bool linears(int path) {
+bool linears(int path, int form) {
   const int shapes[][3] = {{1, 16, 64}, {2, 1024, 128}, {3, 36, 50}, {7, 100, 200}, {13, 512, 64}, {2, 131072, 2}};
   for (const auto& s : shapes) {
     const int rows = s[0], in = s[1], out = s[2];
+    if (in > 65536 && form != kInts) continue;  // only integers can overflow
     Made made;
     Noise noise = {(uint64_t)in};
-    const SegueLinear linear = linear_of(made, noise, in, out, in > 65536);
+    const SegueLinear linear = linear_of(made, noise, form, in, out, in > 65536);
     std::vector<float> x((size_t)rows * in), y((size_t)rows * linear.out), alone(linear.out);
     for (auto& value : x) value = in > 65536 ? (&value - x.data() < in ? 1.0f : -1.0f) : noise.value();
     for (int threads : {1, 2}) {
@@ -283,15 +311,28 @@ bool linears(int path) {
           return fail("a row depends on its company", "linear", path);
       }
     }
-    // the integers are exact, so the plain sum may differ by the last rounding only
-    for (int m = 0; m < rows; m++) {
+    // the integers are exact, so the plain sum may differ by the last rounding only; sums of floats by a few more
+    for (int m = 0; m < rows && form != kInts; m++)
+      for (int c = 0; c < out; c++) {
+        double sum = linear.bias[c], size = std::fabs(sum);
+        for (int k = 0; k < in; k++) {
+          const size_t at = ((size_t)(c / kPanel) * linear.in + k) * kPanel + c % kPanel;
+          const uint32_t bits = form == kHalves ? (uint32_t)((const uint16_t*)linear.weights)[at] << 16 : 0;
+          float weight;
+          memcpy(&weight, form == kHalves ? (const void*)&bits : (const float*)linear.weights + at, 4);
+          const double part = (double)x[(size_t)m * in + k] * weight;
+          sum += part, size += std::fabs(part);
+        }
+        if (std::fabs(sum - y[(size_t)m * linear.out + c]) > 1e-6 * size) return fail("wrong sum", "linear", path);
+      }
+    for (int m = 0; m < rows && form == kInts; m++) {
       float largest = 0;
       for (int k = 0; k < in; k++) largest = std::fmax(largest, std::fabs(x[(size_t)m * in + k]));
       for (int c = 0; c < out; c++) {
         int64_t sum = 0;
         for (int k = 0; k < in; k++) {
           const size_t at = ((size_t)(c / kPanel) * (linear.in / 4) + k / 4) * 4 * kPanel + c % kPanel * 4 + k % 4;
-          sum += (int64_t)std::nearbyint(x[(size_t)m * in + k] * (127.0f / largest)) * linear.weights[at];
+          sum += (int64_t)std::nearbyint(x[(size_t)m * in + k] * (127.0f / largest)) * ((const int8_t*)linear.weights)[at];
         }
         const double wanted = (double)sum * linear.scale[c] * (largest / 127.0f) + linear.bias[c];
         const double size = std::fabs((double)sum * linear.scale[c] * (largest / 127.0f)) + std::fabs(linear.bias[c]);
@@ -300,7 +341,7 @@ bool linears(int path) {
       }
     }
     const uint64_t h = hash(y.data(), y.size() * sizeof(float), 14695981039346656037u);
-    printf("linear-%d-%d-%d %s %016llx\n", rows, in, out, kNames[path], (unsigned long long)h);
+    printf("linear-%s-%d-%d-%d %s %016llx\n", kForms[form], rows, in, out, kNames[path], (unsigned long long)h);
   }
   return true;
 }
@@ -348,10 +389,14 @@ bool draws(int path) {
 int main() {
   for (int path = 0; path < 5; path++) {
     if (!(segue_paths() >> path & 1)) continue;
-    if (!linears(path) || !draws(path)) return 1;
-    for (const Shape& shape : kShapes)
-      for (bool bytes : {false, true})
-        if (!network(shape, path, bytes)) return 1;
+    if (!draws(path)) return 1;
+    for (int form : {kInts, kHalves, kFloats}) {
+      if (!linears(path, form)) return 1;
+      for (const Shape& shape : kShapes) {
+        if (form == kInts && !network(shape, path, form, kHalves)) return 1;
+        if (!network(shape, path, form, form)) return 1;
+      }
+    }
   }
   return 0;
 }

@@ -43,7 +43,7 @@ def test_lean_steps_are_long_ones_to_rounding(network: str, precision: str, boun
     run_sessions(Stepper(lm, 1, precision), [made])
     found = {}
     for lean in (True, False):
-        stepper = Stepper(lm, 1, precision)
+        stepper = Stepper(lm, 1, precision, native=False)
         assert stepper.network.lean
         stepper.network.lean = lean
         try:
@@ -91,6 +91,6 @@ def test_lean_tokens_are_equal_in_any_company(network: str, precision: str, boun
 
 def test_its_name_is_part_of_what_a_take_was_made_with() -> None:
     lm = tiny_lm()
-    assert Stepper(lm, 1).network.kernels_version.startswith("lean-")
+    assert Stepper(lm, 1, native=False).network.kernels_version.startswith("lean-")
     assert not Stepper(lm, 1, packed=False).network.lean
     assert Stepper(lm, 1, packed=False).network.kernels_version == ""

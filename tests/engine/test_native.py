@@ -1,4 +1,6 @@
-"""The native int8 kernels: the arithmetic they promise, bits that do not depend on company, every network."""
+"""The native kernels: the arithmetic that int8 promises, and in every precision bits that do not depend on
+company. What floats promise: test_native_floats.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +46,9 @@ LARGER = (
 )  # roundings turn more often there, and a turn spreads from layer to layer
 
 
+PRECISIONS = ["int8", "bfloat16", "float32"]
+
+
 @pytest.fixture(params=[1, 2])
 def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """So many threads, however little there is to do."""
@@ -64,7 +69,7 @@ def takes(lm: LMModel, frames: int = 24, prompt: int = 5) -> list[Session]:
 def made(lm: LMModel) -> torch.Tensor:
     """Tokens of a take, as float32 makes it."""
     (exact,) = takes(lm)
-    run_sessions(Stepper(lm, 1), [exact])
+    run_sessions(Stepper(lm, 1, native=False), [exact])
     return exact.tokens
 
 
@@ -84,7 +89,7 @@ def test_logits_are_those_of_the_slow_twin_and_close_to_float32(network: str, by
     native = forced_logits(native_stepper(lm, byte_caches=byte_caches), takes(lm)[0], tokens)
     assert len(native) > 12
     twin = twin_logits(lm, takes(lm)[0], tokens, byte_caches)[: len(native)]
-    exact = forced_logits(Stepper(lm, 1), takes(lm)[0], tokens)
+    exact = forced_logits(Stepper(lm, 1, native=False), takes(lm)[0], tokens)
     # Most steps agree to the last bits of float32 (5e-8 to 8e-5). Where a sum's last bit turns an activation
     # to the other side of a rounding, that step is as far from the twin as eight bits are from float32.
     errors = (native - twin).flatten(1).norm(dim=1) / twin.flatten(1).norm(dim=1)
@@ -136,16 +141,17 @@ def test_every_path_gives_the_same(network: str) -> None:
         assert float((logits - reference).norm() / reference.norm()) < 0.02
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("network", ["cross", "prepend", "one-frame-condition", "odd-width", "wide"])
 def test_logits_are_the_same_bits_in_any_company_and_however_many_are_fed_at_once(
-    network: str, threads: int
+    network: str, precision: str, threads: int
 ) -> None:
     lm = tiny_lm(**SHAPES[network])
     heard: list[torch.Tensor] = []
 
     def stepping(count: int, at: int) -> torch.Tensor:
         """Logits of one take at every step, made beside others."""
-        stepper = Stepper(lm, count, "int8")
+        stepper = Stepper(lm, count, precision)
         honest = stepper.network.logits
         stepper.network.logits = lambda mixed: heard.append(honest(mixed)) or heard[-1]  # type: ignore
         try:
@@ -167,11 +173,11 @@ def test_logits_are_the_same_bits_in_any_company_and_however_many_are_fed_at_onc
 
     # what stepping left in the caches, prefill and replay leave too
     whole = session(lm, "slow warm piano", 50, 5, prompt=3)
-    stepper = Stepper(lm, 1, "int8")
+    stepper = Stepper(lm, 1, precision)
     run_sessions(stepper, [whole])
     replayed = forced_logits(stepper, session(lm, "slow warm piano", 50, 5, prompt=3), whole.tokens)
     assert torch.equal(replayed[1 : 1 + len(alone)], alone[: len(replayed) - 1])
-    step, prefilled = Stepper(lm, 1, "int8"), Stepper(lm, 1, "int8")
+    step, prefilled = Stepper(lm, 1, precision), Stepper(lm, 1, precision)
     for one, known in ((step, 3), (prefilled, 45)):
         again = session(lm, "slow warm piano", 50, 5, prompt=3)
         again.tokens[:, :known] = whole.tokens[:, :known]
@@ -187,13 +193,15 @@ def test_logits_are_the_same_bits_in_any_company_and_however_many_are_fed_at_onc
         assert torch.equal(*(c[:, :, :, : fed // 16] for c in blocks))
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("network", ["cross", "prepend", "one-frame-condition", "odd-width"])
-def test_a_take_goes_on_at_the_next_frame_and_windows_slide(network: str) -> None:
+def test_a_take_goes_on_at_the_next_frame_and_windows_slide(network: str, precision: str) -> None:
     lm = tiny_lm(**SHAPES[network])
-    whole = resumed(lm, 0, precision="int8")
+    whole = resumed(lm, 0, precision=precision)
     assert len(whole.windows) > 1
     for frames in (5, 30, 59, 61, 75, 90):
-        assert torch.equal(resumed(lm, frames, whole.tokens, precision="int8").tokens, whole.tokens), frames
+        again = resumed(lm, frames, whole.tokens, precision=precision)
+        assert torch.equal(again.tokens, whole.tokens), frames
 
 
 @pytest.mark.parametrize("stop", [1, 40, 62])

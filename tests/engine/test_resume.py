@@ -98,8 +98,9 @@ def test_replayed_steps_leave_the_bits_that_stepping_leaves(pocket: BaseGenModel
         assert not (again._begin_one() or again._replay_one())
     fed = twin.takes[0].session.step - 1
     assert fed > 40
+    whole = fed // 16 * 16  # the native caches lay places in blocks of sixteen
     for own, made in zip(engine.stepper.caches.own, again.stepper.caches.own, strict=True):
-        assert torch.equal(own[:, 0, :, :, :fed], made[:, 0, :, :, :fed])
+        assert torch.equal(own[:, 0, :, :, :whole], made[:, 0, :, :, :whole])
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "plain"])

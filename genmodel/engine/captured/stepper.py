@@ -54,7 +54,7 @@ class CapturedStepper(Stepper):
         capture: bool | None = None,
         apart: bool | None = None,
     ) -> None:
-        super().__init__(lm, slots, precision, packed, slices)
+        super().__init__(lm, slots, precision, packed, slices, native=False)
         self.tables = Tables(self.network, lanes_for(slots))
         self.finite = self.tables.finite
         self.graphs = Graphs(self.device, self.tables.active, capture)

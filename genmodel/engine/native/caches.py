@@ -1,8 +1,9 @@
-"""Caches of the native kernels, of bytes or bfloat16, laid out as the base class says: [2, slots, streams, H,
-T, width], in the last two dimensions as ``source/attend.h`` reads them, block of sixteen places after block.
+"""Caches of the native kernels, laid out as the base class says: [2, slots, streams, H, T, width], in the
+last two dimensions as ``source/attend.h`` reads them, block of sixteen places after block.
 
-Own keys and values are bytes unless asked otherwise, with a scale for each head and place: at 30 s they are
-as much to read as the weights. Those of cross-attention are few and stay bfloat16.
+Beside weights of int8 own keys and values are bytes unless asked otherwise, with a scale for each head and
+place: at 30 s they are as much to read as the weights. Those of cross-attention are few and of the network's
+``cache_dtype``, as own ones are that are no bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from genmodel.engine.caches import Caches, Group, Room
 from genmodel.engine.native.batches import Line
-from genmodel.engine.native.library import _POINTER, CCache
+from genmodel.engine.native.library import _POINTER, FORMS, CCache
 from genmodel.engine.native.weights import LANE, up, zeros
 from genmodel.engine.network import Layer, Network
 
@@ -42,13 +43,13 @@ class NativeCaches(Caches):
     def __init__(self, network: Network, byte_caches: bool = True) -> None:
         super().__init__(network)
         self._lanes = up(network.head_dim, LANE)
-        self._dtype = self._own_dtype = torch.int8 if byte_caches else torch.bfloat16
+        self._dtype = self._own_dtype = torch.int8 if byte_caches else network.cache_dtype
         self.width = self._lanes + (_SCALE_BYTES if byte_caches else 0)
 
     def _fit(self, caches: list[Tensor], slots: int, room: Room) -> None:
         width = self.width
         if caches is self.cross:
-            self._dtype, self.width = torch.bfloat16, self._lanes
+            self._dtype, self.width = self.network.cache_dtype, self._lanes
         try:
             super()._fit(caches, slots, room)
         finally:
@@ -109,5 +110,5 @@ class NativeCaches(Caches):
             slots,
             streams,
             places,
-            int(caches[0].dtype == torch.int8),
+            FORMS[caches[0].dtype],
         )

@@ -18,6 +18,8 @@ from genmodel.engine.native.build import PATHS, NativeAbsentError, library, load
 BYTES_PER_THREAD = 2**19
 _BYTES_PER_LOGIT = 16  # drawing from one takes about as long as a product with so many bytes of weights
 _POOL = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+# Of weights, keys and values: what segue.h calls kInts, kHalves, kFloats.
+FORMS = {torch.int8: 0, torch.bfloat16: 1, torch.float32: 2}
 _POINTER = ctypes.c_void_p
 _INT = ctypes.c_int32
 
@@ -27,7 +29,7 @@ class CLinear(ctypes.Structure):
 
     _fields_ = [
         ("weights", _POINTER), ("scale", _POINTER), ("bias", _POINTER), ("sums", _POINTER),
-        ("inputs", _INT), ("outputs", _INT),
+        ("inputs", _INT), ("outputs", _INT), ("form", _INT),
     ]  # fmt: skip
 
 
@@ -53,7 +55,7 @@ class CModel(ctypes.Structure):
     _fields_ = [
         ("layers", ctypes.POINTER(CLayer)), ("out_norm", CNorm),
         ("layer_count", _INT), ("dim", _INT), ("heads", _INT), ("head_dim", _INT), ("feedforward", _INT),
-        ("relu", _INT), ("score_scale", ctypes.c_float),
+        ("relu", _INT), ("form", _INT), ("score_scale", ctypes.c_float),
     ]  # fmt: skip
 
 
@@ -62,7 +64,7 @@ class CCache(ctypes.Structure):
 
     _fields_ = [
         ("keys", ctypes.POINTER(_POINTER)), ("values", ctypes.POINTER(_POINTER)),
-        ("slots", _INT), ("streams", _INT), ("places", _INT), ("bytes", _INT),
+        ("slots", _INT), ("streams", _INT), ("places", _INT), ("form", _INT),
     ]  # fmt: skip
 
 
@@ -205,7 +207,7 @@ class Kernels:
 
     def linear(self, linear: CLinear, x: Tensor, y: Tensor, scratch: Scratch) -> None:
         """x float32 [rows, in] -> y float32 [rows, out in whole panels]."""
-        pool = self._pool(linear.inputs * linear.outputs)
+        pool = self._pool(linear.inputs * linear.outputs * (1 << linear.form))
         by = ctypes.byref
         rows, width = x.shape
         size = self._library.segue_linear_scratch_bytes(by(linear), rows, pool.threads)

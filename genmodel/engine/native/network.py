@@ -1,4 +1,4 @@
-"""The network whose layers run in the native kernels: precision "int8"."""
+"""The network whose layers run in the native kernels."""
 
 from __future__ import annotations
 
@@ -9,11 +9,22 @@ import torch
 from torch import Tensor
 
 from genmodel.engine.caches import Caches, Group
+from genmodel.engine.kernels import PRECISIONS
 from genmodel.engine.native.batches import Line, Mix, make_batch, mixes_of
 from genmodel.engine.native.caches import NativeCaches, native_lines
 from genmodel.engine.native.draws import Draws, drawable
-from genmodel.engine.native.library import CInputs, CLayer, CLinear, CModel, CNorm, Scratch, ints, kernels
-from genmodel.engine.native.weights import Arena, NativeLinear, NativeNorm, c_array, linear_bytes
+from genmodel.engine.native.library import (
+    FORMS,
+    CInputs,
+    CLayer,
+    CLinear,
+    CModel,
+    CNorm,
+    Scratch,
+    ints,
+    kernels,
+)
+from genmodel.engine.native.weights import Arena, NativeLinear, NativeNorm, c_array, weight_count
 from genmodel.engine.network import Layer, Network, Norm
 from genmodel.engine.prefilling import Slices
 
@@ -27,34 +38,43 @@ PREFILL_ROWS = 128  # rows of one call: enough to be limited by arithmetic, few 
 
 
 class NativeNetwork(Network):
-    """An ``LMModel`` with int8 weights; ``path`` as ``Kernels`` (None: the best that runs here).
+    """An ``LMModel`` whose weights, of layers and heads, are int8, bfloat16 or float32 (``precision``); what
+    is computed with them is float32. ``path`` as ``Kernels`` (None: the best that runs here).
 
-    ``byte_caches``: whether keys and values of self-attention are kept as eight bits with a scale for each
-    head and place, else as bfloat16. ``fused``: whether embedding and drawing are left to the kernels too,
-    which changes no bits.
+    ``byte_caches``: with int8, whether keys and values of self-attention are kept as eight bits with a scale
+    for each head and place, else as bfloat16; with the others they are of the weights' precision. ``fused``:
+    whether embedding and drawing are left to the kernels too, which changes no bits.
 
-    Memory: a quarter of the layers' and heads' float32 weights, beside the embeddings.
+    Memory: the layers' and heads' weights in that precision, beside the embeddings.
     """
 
     def __init__(
-        self, lm: LMModel, path: str | None = None, own_threads: bool = False, byte_caches: bool = True
+        self,
+        lm: LMModel,
+        path: str | None = None,
+        own_threads: bool = False,
+        byte_caches: bool = True,
+        precision: str = "int8",
     ) -> None:
         """Raises NativeAbsentError where the kernels cannot be had."""
-        byte_caches = byte_caches and lm.config.dim // lm.config.num_heads <= MOST_BYTES_A_HEAD
-        self.byte_caches = byte_caches
+        fits = lm.config.dim // lm.config.num_heads <= MOST_BYTES_A_HEAD
+        self.byte_caches = byte_caches = byte_caches and precision == "int8" and fits
         self.kernels = kernels(path, own_threads)
-        self.kernels_version = f"{self.kernels.version} {'bytes' if byte_caches else 'bfloat16'}"
         self._scratch = Scratch()
         config = lm.config
         dim, inner = config.dim, config.feedforward_dim
-        layer = linear_bytes(3 * dim, dim) + linear_bytes(dim, dim)
-        layer += linear_bytes(inner, dim) + linear_bytes(dim, inner)
+        layer = weight_count(3 * dim, dim) + weight_count(dim, dim)
+        layer += weight_count(inner, dim) + weight_count(dim, inner)
         if config.cross_attention:
-            layer += 2 * linear_bytes(dim, dim) + linear_bytes(2 * dim, dim)
-        head = linear_bytes(config.n_q * config.card, dim)
-        self._arena = Arena(config.num_layers * layer + head)
-        super().__init__(lm, "int8")
-        self.cache_dtype = torch.bfloat16
+            layer += 2 * weight_count(dim, dim) + weight_count(2 * dim, dim)
+        head = weight_count(config.n_q * config.card, dim)
+        weights = torch.int8 if precision == "int8" else PRECISIONS[precision]
+        self._arena = Arena(config.num_layers * layer + head, weights)
+        super().__init__(lm, precision)
+        self.dtype, self.lean = torch.float32, False  # of what goes in and out of linears; a step is one call
+        self.cache_dtype = torch.float32 if precision == "float32" else torch.bfloat16
+        kept = "bytes" if byte_caches else str(self.cache_dtype).removeprefix("torch.")
+        self.kernels_version = f"{self.kernels.version} {kept}"
         self.fused = True
         self.embedding = self.embedding.contiguous()
         self._draws = Draws(self.kernels, self._scratch, config.card)
@@ -62,7 +82,7 @@ class NativeNetwork(Network):
         self._layers = c_array([self._c_layer(made) for made in self.layers], CLayer)
         self._model = CModel(
             self._layers, self._c_norm(self.out_norm), len(self.layers), dim, self.heads, self.head_dim,
-            inner, int(config.activation == "relu"), self.scale,
+            inner, int(config.activation == "relu"), FORMS[weights], self.scale,
         )  # fmt: skip
 
         read = [self.head, *(linear for layer in self.layers for linear in self._of_a_step(layer))]
@@ -158,7 +178,7 @@ class NativeNetwork(Network):
             if layer.cross_kv is not None:
                 for heard, source in enumerate(sources):
                     caches.fill_cross(number, slot, heard, layer, source)
-        block = max(1, PREFILL_ROWS // len(streams))
+        block = max(1, min(PREFILL_ROWS, rows or PREFILL_ROWS) // len(streams))
         longest = max(len(x) for x in inputs)
         mixed = torch.empty(0)
         for after in reversed(range(0, longest, block)):  # so many places come after this block

@@ -1,4 +1,6 @@
-"""Weights as small integers, laid out for the kernels in one block of memory of large pages."""
+"""Weights as small integers, bfloat16 or float32, laid out for the kernels in one block of memory of large
+pages.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genmodel.engine.native.library import CLinear, CNorm, Kernels, Scratch
+from genmodel.engine.native.library import FORMS, CLinear, CNorm, Kernels, Scratch
 
 LANE, PANEL = 16, 64
 MOST_INPUTS = 2**17  # so many products of 127 by 127 fit into 32 bits
@@ -47,17 +49,17 @@ def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Arena:
-    """One block of memory that linears are laid into one after the other."""
+    """One block of memory for ``count`` weights, that linears are laid into one after the other."""
 
-    def __init__(self, size_bytes: int) -> None:
-        self._memory = zeros((size_bytes,), torch.int8)
+    def __init__(self, count: int, dtype: torch.dtype = torch.int8) -> None:
+        self._memory = zeros((count,), dtype)
         self._used = 0
 
-    def take(self, size_bytes: int) -> Tensor:
-        if self._used + size_bytes > len(self._memory):
-            return torch.zeros(size_bytes, dtype=torch.int8)
-        self._used += size_bytes
-        return self._memory[self._used - size_bytes : self._used]
+    def take(self, count: int) -> Tensor:
+        if self._used + count > len(self._memory):
+            return torch.zeros(count, dtype=self._memory.dtype)
+        self._used += count
+        return self._memory[self._used - count : self._used]
 
 
 def _padded(values: Tensor, size: int) -> Tensor:
@@ -67,7 +69,9 @@ def _padded(values: Tensor, size: int) -> Tensor:
 
 
 class NativeLinear:
-    """y = x W^T + b with W as int8 per row and x as int8 per row."""
+    """y = x W^T + b in float32, with W as bfloat16 or float32, or both W and x as int8 with a scale for each
+    row: the arena's kind.
+    """
 
     def __init__(
         self, kernels: Kernels, scratch: Scratch, arena: Arena, weight: Tensor, bias: Tensor | None
@@ -76,29 +80,36 @@ class NativeLinear:
         self.outputs, inputs = weight.shape
         if inputs > MOST_INPUTS:
             raise ValueError(f"a linear of {inputs} inputs: its sums do not fit into 32 bits")
-        integers, scale = quantise(weight.detach().float())
         rows, columns = up(self.outputs, PANEL), up(inputs, LANE)
-        self.size_bytes = rows * columns
-        self._weights = arena.take(self.size_bytes)
-        # panels of 64 outputs, in each the inputs by fours: what one instruction of eight bits multiplies
-        laid = self._weights.view(rows // PANEL, columns // 4, PANEL, 4)
-        full = integers
-        if (rows, columns) != tuple(integers.shape):
-            full = torch.zeros(rows, columns, dtype=torch.int8)
-            full[: self.outputs, :inputs] = integers
-        laid.copy_(full.view(rows // PANEL, PANEL, columns // 4, 4).transpose(1, 2))
-        self._scale = _padded(scale, rows)
+        self._weights = arena.take(rows * columns)
         self._bias = torch.zeros(rows) if bias is None else _padded(bias.detach().float(), rows)
-        self._sums = full.sum(1, dtype=torch.int32)
+        dtype = self._weights.dtype
+        self.size_bytes = self._weights.nbytes
+        self._scale = self._sums = torch.empty(0)
+        values = weight.detach().to(dtype)
+        if dtype == torch.int8:
+            values, scale = quantise(weight.detach().float())
+            self._scale = _padded(scale, rows)
+        full = values
+        if (rows, columns) != tuple(values.shape):
+            full = torch.zeros(rows, columns, dtype=dtype)
+            full[: self.outputs, :inputs] = values
+        # panels of 64 outputs, in each the inputs one by one, or by fours: what one instruction of eight bits
+        # multiplies
+        fours = 4 if dtype == torch.int8 else 1
+        laid = self._weights.view(rows // PANEL, columns // fours, PANEL, fours)
+        laid.copy_(full.view(rows // PANEL, PANEL, columns // fours, fours).transpose(1, 2))
+        if dtype == torch.int8:
+            self._sums = full.sum(1, dtype=torch.int32)
         self.c = CLinear(
             self._weights.data_ptr(), self._scale.data_ptr(), self._bias.data_ptr(), self._sums.data_ptr(),
-            columns, rows,
+            columns, rows, FORMS[dtype],
         )  # fmt: skip
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x float32 [M, in] -> [M, out]."""
+        """x [M, in] -> float32 [M, out]."""
         y = torch.empty(len(x), self.c.outputs)
-        self._kernels.linear(self.c, x.contiguous(), y, self._scratch)
+        self._kernels.linear(self.c, x.float().contiguous(), y, self._scratch)
         return y[:, : self.outputs]
 
 
@@ -111,8 +122,8 @@ class NativeNorm:
         self.c = CNorm(self._weight.data_ptr(), self._bias.data_ptr(), epsilon)
 
 
-def linear_bytes(outputs: int, inputs: int) -> int:
-    """What a linear of this shape takes."""
+def weight_count(outputs: int, inputs: int) -> int:
+    """What a linear of this shape takes of an arena."""
     return up(outputs, PANEL) * up(inputs, LANE)
 
 

@@ -1,5 +1,5 @@
-// Attention of a run's rows, one head: keys and values are read as bfloat16 or as eight bits, and everything else is
-// float32 (with eight bits a score is an exact integer first).
+// Attention of a run's rows, one head: keys and values are read as float32, as bfloat16 or as eight bits, and everything
+// else is float32 (with eight bits a score is an exact integer first).
 //
 // Each row's sums go through the places in one order whatever rows run beside it: a score is a chain over the
 // head's dimensions, an output a chain over the places. So a step, a replay and a prefill give the same bits.
@@ -10,10 +10,17 @@ namespace SEGUE_PATH {
 
 constexpr int kQueries = 4;  // rows of a run that share one pass over keys and values
 
-// Keys and values as bfloat16.
-struct HalfHead {
-  uint16_t* keys;    // [places/16][width][16]
-  uint16_t* values;  // [places][width]
+static inline Lanes load_of(const float* at) { return load(at); }
+static inline Lanes load_of(const uint16_t* at) { return load_half(at); }
+static inline void store_of(float* at, float value) { *at = value; }
+static inline void store_of(uint16_t* at, float value) { *at = to_half(value); }
+
+// Keys and values as float32 or (uint16_t) bfloat16.
+template <class E>
+struct PlainHead {
+  using Element = E;
+  E* keys;           // [places/16][width][16]
+  E* values;         // [places][width]
   int dim, width;    // width: dim in whole lanes
   static constexpr int kBlocks = 4;  // of places, for four queries at once: as many sums as registers hold
 };
@@ -21,6 +28,7 @@ struct HalfHead {
 // As eight bits: blocks of sixteen places, each sixteen floats (what one unit of each place is worth) and then
 // integers: of keys [width/4][16][4] with kOffset added, of values [16][width].
 struct ByteHead {
+  using Element = uint8_t;
   uint8_t* keys;
   uint8_t* values;
   int dim, width;
@@ -28,11 +36,12 @@ struct ByteHead {
   size_t block() const { return (size_t)kLane * (width + sizeof(float)); }
 };
 
-static inline void store_place(const HalfHead& head, int place, const float* k, const float* v, float*) {
-  uint16_t* column = head.keys + (size_t)(place / kLane) * head.width * kLane + place % kLane;
-  for (int d = 0; d < head.dim; d++) column[d * kLane] = to_half(k[d]);
-  uint16_t* row = head.values + (size_t)place * head.width;
-  for (int d = 0; d < head.dim; d++) row[d] = to_half(v[d]);
+template <class E>
+static inline void store_place(const PlainHead<E>& head, int place, const float* k, const float* v, float*) {
+  E* column = head.keys + (size_t)(place / kLane) * head.width * kLane + place % kLane;
+  for (int d = 0; d < head.dim; d++) store_of(column + d * kLane, k[d]);
+  E* row = head.values + (size_t)place * head.width;
+  for (int d = 0; d < head.dim; d++) store_of(row + d, v[d]);
 }
 
 // room: 2 * width floats
@@ -51,10 +60,11 @@ static inline void store_place(const ByteHead& head, int place, const float* k, 
 
 // Q queries of one head, made ready in `room` of up(Q * width, 16) floats.
 template <int Q>
-struct HalfQueries {
+struct PlainQueries {
   const float* q;
 
-  HalfQueries(const HalfHead& head, const float* const* from, float scale, float* room) : q(room) {
+  template <class E>
+  PlainQueries(const PlainHead<E>& head, const float* const* from, float scale, float* room) : q(room) {
     for (int i = 0; i < Q; i++)
       for (int d = 0; d < head.dim; d++) room[i * head.dim + d] = from[i][d] * scale;
   }
@@ -94,8 +104,8 @@ struct ByteQueries {
   }
 };
 
-template <int Q>
-static inline HalfQueries<Q> ask(const HalfHead& head, const float* const* from, float scale, float* room) {
+template <int Q, class E>
+static inline PlainQueries<Q> ask(const PlainHead<E>& head, const float* const* from, float scale, float* room) {
   return {head, from, scale, room};
 }
 template <int Q>
@@ -119,19 +129,19 @@ static inline void score_blocks(const ByteHead& head, const ByteQueries<Q>& aske
   }
 }
 
-template <int Q, int B>
-static inline void score_blocks(const HalfHead& head, const HalfQueries<Q>& asked, int block, float* scores,
+template <int Q, int B, class E>
+static inline void score_blocks(const PlainHead<E>& head, const PlainQueries<Q>& asked, int block, float* scores,
                                 size_t stride) {
   Lanes acc[Q][B];
   SEGUE_UNROLL
   for (int i = 0; i < Q; i++)
     SEGUE_UNROLL
     for (int b = 0; b < B; b++) acc[i][b] = all(0.0f);
-  const uint16_t* keys = head.keys + (size_t)block * head.width * kLane;
+  const E* keys = head.keys + (size_t)block * head.width * kLane;
   for (int d = 0; d < head.dim; d++) {
     Lanes k[B];
     SEGUE_UNROLL
-    for (int b = 0; b < B; b++) k[b] = load_half(keys + ((size_t)b * head.width + d) * kLane);
+    for (int b = 0; b < B; b++) k[b] = load_of(keys + ((size_t)b * head.width + d) * kLane);
     SEGUE_UNROLL
     for (int i = 0; i < Q; i++) {
       const Lanes a = all(asked.q[i * head.dim + d]);
@@ -165,18 +175,20 @@ static inline float soften(float* scores, int length) {
 }
 
 // What a weight is multiplied with before it meets a place's integers.
-static inline void weigh(const HalfHead&, float*, int) {}
+template <class E>
+static inline void weigh(const PlainHead<E>&, float*, int) {}
 static inline void weigh(const ByteHead& head, float* weights, int length) {
   for (int t = 0; t < length; t += kLane)
     store(weights + t, load(weights + t) * load((const float*)(head.values + t / kLane * head.block())));
 }
 
 // The values of one place after the other, from a lane of the head on.
-struct HalfValues {
-  const uint16_t* at;
+template <class E>
+struct PlainValues {
+  const E* at;
   int width;
-  HalfValues(const HalfHead& head, int lane) : at(head.values + lane * kLane), width(head.width) {}
-  Lanes lane(int j) const { return load_half(at + j * kLane); }
+  PlainValues(const PlainHead<E>& head, int lane) : at(head.values + lane * kLane), width(head.width) {}
+  Lanes lane(int j) const { return load_of(at + j * kLane); }
   void next(int) { at += width; }
 };
 struct ByteValues {
@@ -189,7 +201,10 @@ struct ByteValues {
     at += place % kLane == kLane - 1 ? width + 4 * kLane : width;
   }
 };
-static inline HalfValues values_of(const HalfHead& head, int lane) { return {head, lane}; }
+template <class E>
+static inline PlainValues<E> values_of(const PlainHead<E>& head, int lane) {
+  return {head, lane};
+}
 static inline ByteValues values_of(const ByteHead& head, int lane) { return {head, lane}; }
 
 template <int Q, int V, class Head>

@@ -35,20 +35,25 @@ static inline Rooms cut_rooms(const SegueModel& model, int rows, int longest, in
   Cutter cutter = {(uintptr_t)base};
   Rooms r = {};
   const int widest = widest_of(model);
-  r.x_stride = up(model.dim, kPanel);
-  r.wide_stride = widest;
+  r.x_stride = up(model.dim, kPanel) + kLane;  // no power of two, or rows fall into one set of the cache
+  r.wide_stride = widest + kLane;
   r.score_stride = up(longest, kLane) + kLane;
   r.x = cutter.cut<float>(rows * r.x_stride);
   r.heard = cutter.cut<float>(rows * r.x_stride);
   r.wide = cutter.cut<float>(rows * r.wide_stride);
-  r.room.shared_q = cutter.cut<uint8_t>((size_t)rows * widest);
-  r.room.shared_scale = cutter.cut<float>(rows);
+  const bool ints = model.form == kInts;
+  r.room.shared_q = cutter.cut<uint8_t>(ints ? (size_t)rows * widest : 0);
+  r.room.shared_scale = cutter.cut<float>(ints ? rows : 0);
+  r.room.shared_x = cutter.cut<float>(ints ? 0 : rows * r.x_stride);
   for (int t = 0; t < threads; t++) {
-    uint8_t* q = cutter.cut<uint8_t>((size_t)kOwnRows * widest);
-    float* scale = cutter.cut<float>(kOwnRows);
+    Room own = r.room;
+    own.own_q = cutter.cut<uint8_t>(ints ? (size_t)kOwnRows * widest : 0);
+    own.own_scale = cutter.cut<float>(ints ? kOwnRows : 0);
+    own.own_x = cutter.cut<float>(ints ? 0 : kOwnRows * r.x_stride);
+    own.sums = cutter.cut<float>(ints ? 0 : (size_t)rows * kPanel);
     float* row = cutter.cut<float>(2 * r.x_stride);
     float* attention = cutter.cut<float>(kQueries * (model.head_dim + kLane + r.score_stride));
-    if (t == thread || bytes) r.room.own_q = q, r.room.own_scale = scale, r.row = row, r.attention = attention;
+    if (t == thread || bytes) r.room = own, r.row = row, r.attention = attention;
   }
   if (bytes) *bytes = (int64_t)cutter.at;
   return r;
@@ -66,15 +71,19 @@ struct Call {
                   bool own) const {
     const int dim = model.head_dim, width = up(dim, kLane);
     const size_t line = ((size_t)run.slot * cache.streams + run.stream) * model.heads + head;
-    if (cache.bytes) {
-      const size_t start = line * cache.places * (width + sizeof(float));
-      attend_head(ByteHead{(uint8_t*)cache.keys[layer] + start, (uint8_t*)cache.values[layer] + start, dim, width},
-                  run, head, order, own);
-    } else {
-      const size_t start = line * cache.places * width;
-      attend_head(HalfHead{(uint16_t*)cache.keys[layer] + start, (uint16_t*)cache.values[layer] + start, dim, width},
-                  run, head, order, own);
-    }
+    const size_t places = line * cache.places;
+    if (cache.form == kInts)
+      attend_head(head_at<ByteHead>(cache, layer, places * (width + sizeof(float)), dim), run, head, order, own);
+    else if (cache.form == kHalves)
+      attend_head(head_at<PlainHead<uint16_t>>(cache, layer, places * width, dim), run, head, order, own);
+    else
+      attend_head(head_at<PlainHead<float>>(cache, layer, places * width, dim), run, head, order, own);
+  }
+
+  template <class Head>
+  static Head head_at(const SegueCache& cache, int layer, size_t start, int dim) {
+    using Element = typename Head::Element;
+    return {(Element*)cache.keys[layer] + start, (Element*)cache.values[layer] + start, dim, up(dim, kLane)};
   }
 
   template <class Head>
@@ -111,21 +120,27 @@ struct Call {
     team.wait();
   }
 
-  // norm, quantise and multiply; rows: which rows of x (null: all)
+  // norm and multiply; rows: which rows of x (null: all)
   void normed(const SegueNorm& norm, const SegueLinear& linear, int count, const int32_t* rows,
               Into::Kind kind) const {
-    const Quantised q = quantise(team, thread, at.room, count, linear.in, [&](int m) {
-      norm_row(at.x + (size_t)(rows ? rows[m] : m) * at.x_stride, model.dim, norm, at.row);
-      return at.row;
-    });
-    multiply(team, thread, linear, q, count, {at.wide, at.wide_stride, nullptr, kind});
+    const auto norm_to = [&](int m, float* row) {
+      norm_row(at.x + (size_t)(rows ? rows[m] : m) * at.x_stride, model.dim, norm, row);
+    };
+    const Rows ready = linear.form != kInts
+                           ? filled(team, thread, at.room, count, at.x_stride, norm_to)
+                           : quantise(team, thread, at.room, count, linear.in, [&](int m) {
+                               norm_to(m, at.row);
+                               return at.row;
+                             });
+    multiply(team, thread, linear, ready, count, at.room.sums, {at.wide, at.wide_stride, nullptr, kind});
   }
 
-  // quantise, multiply and add to rows of x
+  // multiply and add to rows of x
   void added(const float* from, size_t stride, const SegueLinear& linear, int count, const int32_t* rows) const {
-    const Quantised q =
-        quantise(team, thread, at.room, count, linear.in, [&](int m) { return from + (size_t)m * stride; });
-    multiply(team, thread, linear, q, count, {at.x, at.x_stride, rows, Into::kAdd});
+    const Rows ready = linear.form != kInts ? Rows{nullptr, nullptr, from, stride}
+                                            : quantise(team, thread, at.room, count, linear.in,
+                                                       [&](int m) { return from + (size_t)m * stride; });
+    multiply(team, thread, linear, ready, count, at.room.sums, {at.x, at.x_stride, rows, Into::kAdd});
   }
 
   void layer(const SegueLayer& l, int number, const SegueCache& own, const SegueCache& cross) const {
@@ -197,30 +212,50 @@ static int64_t scratch_bytes(const SegueModel& model, int rows, int longest, int
   return bytes;
 }
 
+// The scratch of one linear by itself; counts with a null base, as above.
+static inline Room cut_linear(const SegueLinear& linear, int rows, int threads, int thread, void* base, float** row,
+                              int64_t* bytes) {
+  Cutter cutter = {(uintptr_t)base};
+  const size_t stride = up(linear.in, 64);
+  const bool ints = linear.form == kInts;
+  Room room = {};
+  room.shared_q = cutter.cut<uint8_t>(ints ? rows * stride : 0);
+  room.shared_scale = cutter.cut<float>(ints ? rows : 0);
+  room.shared_x = cutter.cut<float>(ints ? 0 : rows * stride);
+  for (int t = 0; t < threads; t++) {
+    Room own = room;
+    own.own_q = cutter.cut<uint8_t>(ints ? kOwnRows * stride : 0);
+    own.own_scale = cutter.cut<float>(ints ? kOwnRows : 0);
+    own.own_x = cutter.cut<float>(ints ? 0 : kOwnRows * stride);
+    own.sums = cutter.cut<float>(ints ? 0 : (size_t)rows * kPanel);
+    float* made = cutter.cut<float>(linear.in);
+    if (t == thread || bytes) room = own, *row = made;
+  }
+  if (bytes) *bytes = (int64_t)cutter.at;
+  return room;
+}
+
 static void linear(Team& team, int thread, const SegueLinear& linear, const float* x, int width, int rows, float* y,
                    void* scratch) {
-  Cutter cutter = {(uintptr_t)scratch};
-  Room room = {};
-  const size_t stride = up(linear.in, 64);
-  room.shared_q = cutter.cut<uint8_t>(rows * stride);
-  room.shared_scale = cutter.cut<float>(rows);
   float* row = nullptr;
-  for (int t = 0; t <= thread; t++) {
-    room.own_q = cutter.cut<uint8_t>(kOwnRows * stride);
-    room.own_scale = cutter.cut<float>(kOwnRows);
-    row = cutter.cut<float>(linear.in);
-  }
-  for (int i = width; i < linear.in; i++) row[i] = 0.0f;
-  const Quantised q = quantise(team, thread, room, rows, linear.in, [&](int m) {
-    memcpy(row, x + (size_t)m * width, sizeof(float) * width);
-    return row;
-  });
-  multiply(team, thread, linear, q, rows, {y, (size_t)linear.out, nullptr, Into::kStore});
+  const Room room = cut_linear(linear, rows, team.size, thread, scratch, &row, nullptr);
+  const auto copy_to = [&](int m, float* to) {
+    memcpy(to, x + (size_t)m * width, sizeof(float) * width);
+    for (int i = width; i < linear.in; i++) to[i] = 0.0f;
+  };
+  const Rows ready = linear.form != kInts ? filled(team, thread, room, rows, up(linear.in, 64), copy_to)
+                                          : quantise(team, thread, room, rows, linear.in, [&](int m) {
+                                              copy_to(m, row);
+                                              return row;
+                                            });
+  multiply(team, thread, linear, ready, rows, room.sums, {y, (size_t)linear.out, nullptr, Into::kStore});
 }
 
 static int64_t linear_scratch_bytes(const SegueLinear& linear, int rows, int threads) {
-  const int64_t stride = up(linear.in, 64);
-  return rows * stride + 4 * rows + 192 + threads * (kOwnRows * stride + 4 * kOwnRows + 4 * linear.in + 192);
+  int64_t bytes = 0;
+  float* row = nullptr;
+  cut_linear(linear, rows, threads, -1, nullptr, &row, &bytes);
+  return bytes;
 }
 
 }  // namespace SEGUE_PATH

@@ -1,15 +1,17 @@
-// What is done to one row by itself: norm, quantisation, and linears over rows that were quantised.
+// What is done to one row by itself: norm, quantisation, and linears over rows that were made ready.
 #pragma once
+#include "chains.h"
 #include "dots.h"
 #include "team.h"
 
 namespace SEGUE_PATH {
 
-// Rows as small integers, each with its own scale.
-struct Quantised {
+// Rows as a linear takes them: as small integers, each with its own scale, or as they are.
+struct Rows {
   const uint8_t* q;
   const float* scale;
-  size_t stride;
+  const float* x;
+  size_t stride;  // of q or x
 };
 
 // Layer norm of one row; both rows are padded with zeros, and stay so.
@@ -57,31 +59,34 @@ struct Into {
   enum Kind { kStore, kAdd, kGelu, kRelu } kind;
 };
 
+// v, a lane of row m's product from `column` on, to its place.
+static inline void put(const Into& into, int m, int column, Lanes v) {
+  float* y = into.y + (size_t)(into.target ? into.target[m] : m) * into.stride + column;
+  if (into.kind == Into::kAdd) v = v + load(y);
+  if (into.kind == Into::kGelu) v = gelu(v);
+  if (into.kind == Into::kRelu) v = larger(v, all(0.0f) * v);  // 0 * v keeps what is not a number
+  store(y, v);
+}
+
 template <int M>
-static inline void panel_rows(const SegueLinear& linear, const Quantised& x, int first, int panel, const Into& into) {
+static inline void panel_rows(const SegueLinear& linear, const Rows& x, int first, int panel, const Into& into) {
   alignas(64) int32_t products[M][kPanel];
-  const int8_t* weights = linear.weights + (size_t)panel * kPanel * linear.in;
+  const int8_t* weights = (const int8_t*)linear.weights + (size_t)panel * kPanel * linear.in;
   dots<M>(x.q + (size_t)first * x.stride, x.stride, weights, linear.in / 4, products);
   const int column = panel * kPanel;
   for (int m = 0; m < M; m++) {
-    const int row = into.target ? into.target[first + m] : first + m;
-    float* y = into.y + (size_t)row * into.stride + column;
     const Lanes scale = all(x.scale[first + m]);
     for (int j = 0; j < kPanel; j += kLane) {
       const Lanes whole = kOffset ? load_ints(products[m] + j, linear.sums + column + j, kOffset)
                                   : load_ints(products[m] + j);
       const Lanes value = whole * load(linear.scale + column + j);
-      Lanes v = fused(value, scale, load(linear.bias + column + j));
-      if (into.kind == Into::kAdd) v = v + load(y + j);
-      if (into.kind == Into::kGelu) v = gelu(v);
-      if (into.kind == Into::kRelu) v = larger(v, all(0.0f) * v);  // 0 * v keeps what is not a number
-      store(y + j, v);
+      put(into, first + m, column + j, fused(value, scale, load(linear.bias + column + j)));
     }
   }
 }
 
 template <int M>
-static inline void panel_rest(const SegueLinear& linear, const Quantised& x, int first, int rows, int panel,
+static inline void panel_rest(const SegueLinear& linear, const Rows& x, int first, int rows, int panel,
                               const Into& into) {
   if constexpr (M > 0) {
     if (rows == M)
@@ -91,42 +96,85 @@ static inline void panel_rest(const SegueLinear& linear, const Quantised& x, int
   }
 }
 
+// All rows in passes of at most `most`, in even shares: a pass over few rows costs as much as one over all that the
+// registers hold.
+template <class Pass>
+static inline void in_passes(int rows, int most, Pass pass) {
+  for (int left = (rows + most - 1) / most, first = 0; left; left--) {
+    const int count = (rows - first + left - 1) / left;
+    pass(first, count);
+    first += count;
+  }
+}
+
+// One panel of weights that are floats. Block after block of its inputs, so that many rows find the block in the
+// cache; sums: [rows][kPanel] of this thread.
+template <class Weight>
+static inline void panel_chains(const SegueLinear& linear, const Rows& x, int rows, int panel, float* sums,
+                                const Into& into) {
+  const Weight* weights = (const Weight*)linear.weights + (size_t)panel * kPanel * linear.in;
+  for (int first_in = 0; first_in < linear.in; first_in += kChain) {
+    const int count = linear.in - first_in < kChain ? linear.in - first_in : kChain;
+    in_passes(rows, kChainRows, [&](int first, int many) {
+      chains_rest<kChainRows>(many, x.x + (size_t)first * x.stride + first_in, x.stride,
+                              weights + (size_t)first_in * kPanel, count, sums + (size_t)first * kPanel, !first_in);
+    });
+  }
+  const int column = panel * kPanel;
+  for (int m = 0; m < rows; m++)
+    for (int j = 0; j < kPanel; j += kLane)
+      put(into, m, column + j, load(sums + (size_t)m * kPanel + j) + load(linear.bias + column + j));
+}
+
 // All rows through a linear; threads share the panels. Ends with a barrier.
-static inline void multiply(Team& team, int thread, const SegueLinear& linear, const Quantised& x, int rows,
+static inline void multiply(Team& team, int thread, const SegueLinear& linear, const Rows& x, int rows, float* sums,
                             const Into& into) {
-  const int passes = (rows + kMostRows - 1) / kMostRows;
   for (int panel; (panel = team.take(thread, linear.out / kPanel)) >= 0;)
-    for (int pass = 0, first = 0; pass < passes; pass++) {
-      // even shares: a pass over few rows costs as much as one over all that the registers hold
-      const int count = (rows - first + passes - pass - 1) / (passes - pass);
-      panel_rest<kMostRows>(linear, x, first, count, panel, into);
-      first += count;
-    }
+    if (linear.form == kInts)
+      in_passes(rows, kMostRows,
+                [&](int first, int count) { panel_rest<kMostRows>(linear, x, first, count, panel, into); });
+    else if (linear.form == kHalves)
+      panel_chains<uint16_t>(linear, x, rows, panel, sums, into);
+    else
+      panel_chains<float>(linear, x, rows, panel, sums, into);
   team.wait();
 }
 
-// Few rows are quantised by every thread for itself, which is quicker than waiting for each other.
+// Few rows are made ready by every thread for itself, which is quicker than waiting for each other.
 constexpr int kOwnRows = 4;
 
+// Ints use q and scale, floats x and sums.
 struct Room {
   uint8_t* shared_q;
-  float* shared_scale;
-  uint8_t* own_q;  // of this thread
-  float* own_scale;
+  float *shared_scale, *shared_x;
+  uint8_t* own_q;  // of this thread, as what follows
+  float *own_scale, *own_x, *sums;
 };
 
 // Quantise rows of `width`; fill(m) gives the address of row m's floats.
 template <class Fill>
-static inline Quantised quantise(Team& team, int thread, const Room& room, int rows, int width, Fill fill) {
+static inline Rows quantise(Team& team, int thread, const Room& room, int rows, int width, Fill fill) {
   const size_t stride = up(width, 64);
   if (rows <= kOwnRows) {
     for (int m = 0; m < rows; m++) room.own_scale[m] = quantise_row(fill(m), width, room.own_q + m * stride, kOffset);
-    return {room.own_q, room.own_scale, stride};
+    return {room.own_q, room.own_scale, nullptr, stride};
   }
   for (int m; (m = team.take(thread, rows)) >= 0;)
     room.shared_scale[m] = quantise_row(fill(m), width, room.shared_q + m * stride, kOffset);
   team.wait();
-  return {room.shared_q, room.shared_scale, stride};
+  return {room.shared_q, room.shared_scale, nullptr, stride};
+}
+
+// Rows of `stride` floats made by fill(m, row).
+template <class Fill>
+static inline Rows filled(Team& team, int thread, const Room& room, int rows, size_t stride, Fill fill) {
+  if (rows <= kOwnRows) {
+    for (int m = 0; m < rows; m++) fill(m, room.own_x + m * stride);
+    return {nullptr, nullptr, room.own_x, stride};
+  }
+  for (int m; (m = team.take(thread, rows)) >= 0;) fill(m, room.shared_x + m * stride);
+  team.wait();
+  return {nullptr, nullptr, room.shared_x, stride};
 }
 
 }  // namespace SEGUE_PATH

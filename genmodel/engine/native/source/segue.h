@@ -7,12 +7,17 @@
 
 enum { kLane = 16, kPanel = 64 };
 
+// What weights are, and keys and values: integers with scales, bfloat16, float32.
+enum { kInts, kHalves, kFloats };
+
 typedef struct {
-  const int8_t* weights;  // [out/64][in/4][64][4]: one panel of 64 columns is one stream of memory
-  const float* scale;     // [out] what one unit of an integer weight is worth
-  const float* bias;      // [out]
-  const int32_t* sums;    // [out] sum of each column's weights, for paths that shift activations by 128
-  int32_t in, out;        // padded: in to lanes, out to panels
+  // one panel of 64 columns is one stream of memory. Ints: int8 [out/64][in/4][64][4]; else [out/64][in][64]
+  const void* weights;
+  const float* scale;   // [out] ints: what one unit of a weight is worth
+  const float* bias;    // [out]
+  const int32_t* sums;  // [out] ints: sum of each column's weights, for paths that shift activations by 128
+  int32_t in, out;      // padded: in to lanes, out to panels
+  int32_t form;
 } SegueLinear;
 
 typedef struct {
@@ -32,16 +37,16 @@ typedef struct {
   SegueNorm out_norm;
   int32_t layer_count, dim, heads, head_dim, feedforward;
   int32_t relu;  // 0: gelu
+  int32_t form;  // of all its linears
   float score_scale;
 } SegueModel;
 
-// Keys and values, one pair of pointers a layer, [slots][streams][heads][places] in the forms that attend.h describes:
-// bfloat16, or bytes with a scale for each place.
+// Keys and values, one pair of pointers a layer, [slots][streams][heads][places] in the forms that attend.h describes.
 typedef struct {
   void* const* keys;
   void* const* values;
   int32_t slots, streams, places;
-  int32_t bytes;  // 0: bfloat16
+  int32_t form;
 } SegueCache;
 
 // Rows of one stream that follow each other. Own: the row number i is place start + i and sees all up to itself.
