@@ -94,11 +94,10 @@ class NativeLinear:
         if (rows, columns) != tuple(values.shape):
             full = torch.zeros(rows, columns, dtype=dtype)
             full[: self.outputs, :inputs] = values
-        # panels of 64 outputs, in each the inputs one by one, or by fours: what one instruction of eight bits
-        # multiplies
-        fours = 4 if dtype == torch.int8 else 1
-        laid = self._weights.view(rows // PANEL, columns // fours, PANEL, fours)
-        laid.copy_(full.view(rows // PANEL, PANEL, columns // fours, fours).transpose(1, 2))
+        # panels of 64 outputs, in each as many inputs beside each other as fill 32 bits
+        beside = 4 // dtype.itemsize
+        laid = self._weights.view(rows // PANEL, columns // beside, PANEL, beside)
+        laid.copy_(full.view(rows // PANEL, PANEL, columns // beside, beside).transpose(1, 2))
         if dtype == torch.int8:
             self._sums = full.sum(1, dtype=torch.int32)
         self.c = CLinear(

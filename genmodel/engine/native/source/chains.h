@@ -16,12 +16,23 @@ constexpr int kChainRows = 6;
 constexpr int kChainRows = 2;
 #endif
 
-static inline Lanes load_weights(const float* at) { return load(at); }
-static inline Lanes load_weights(const uint16_t* at) { return load_half(at); }
+// How weights of one lane of columns lie: kInputs inputs of each column beside each other.
+struct FloatWeights {
+  using Element = float;
+  static constexpr int kInputs = 1;
+  static void load_to(const float* at, Lanes* w) { w[0] = load(at); }
+};
+struct HalfWeights {
+  using Element = uint16_t;
+  static constexpr int kInputs = 2;
+  static void load_to(const uint16_t* at, Lanes* w) { load_pairs(at, w[0], w[1]); }
+};
 
 // sums[m] = (begin ? 0 : sums[m]) + x[m] times `count` rows of weights
-template <int M, class Weight>
-static inline void chains(const float* x, size_t stride, const Weight* weights, int count, float* sums, bool begin) {
+template <int M, class Weights>
+static inline void chains(const float* x, size_t stride, const typename Weights::Element* weights, int count,
+                          float* sums, bool begin) {
+  constexpr int kInputs = Weights::kInputs;
 #if defined(__AVX512F__)
   constexpr int kAtOnce = kPanel / kLane;
 #else
@@ -33,21 +44,23 @@ static inline void chains(const float* x, size_t stride, const Weight* weights, 
     for (int m = 0; m < M; m++)
       SEGUE_UNROLL
       for (int j = 0; j < kAtOnce; j++) acc[m][j] = all(0.0f);
-    const Weight* at = weights + part;
-    for (int k = 0; k < count; k++, at += kPanel) {
-      Lanes w[kAtOnce];
+    const auto* at = weights + part * kInputs;
+    for (int k = 0; k < count; k += kInputs, at += kPanel * kInputs) {
+      Lanes w[kAtOnce][kInputs];
       SEGUE_UNROLL
       for (int j = 0; j < kAtOnce; j++) {
-        w[j] = load_weights(at + j * kLane);
+        Weights::load_to(at + j * kLane * kInputs, w[j]);
         // as in dots.h: they come from memory once a step
-        if (M <= 4) __builtin_prefetch((const char*)(at + j * kLane) + 4096);
+        if (M <= 4) __builtin_prefetch((const char*)(at + j * kLane * kInputs) + 4096);
       }
       SEGUE_UNROLL
-      for (int m = 0; m < M; m++) {
-        const Lanes a = all(x[m * stride + k]);
+      for (int i = 0; i < kInputs; i++)
         SEGUE_UNROLL
-        for (int j = 0; j < kAtOnce; j++) acc[m][j] = fused(a, w[j], acc[m][j]);
-      }
+        for (int m = 0; m < M; m++) {
+          const Lanes a = all(x[m * stride + k + i]);
+          SEGUE_UNROLL
+          for (int j = 0; j < kAtOnce; j++) acc[m][j] = fused(a, w[j][i], acc[m][j]);
+        }
     }
     SEGUE_UNROLL
     for (int m = 0; m < M; m++)
@@ -59,14 +72,14 @@ static inline void chains(const float* x, size_t stride, const Weight* weights, 
   }
 }
 
-template <int M, class Weight>
-static inline void chains_rest(int rows, const float* x, size_t stride, const Weight* weights, int count, float* sums,
-                               bool begin) {
+template <int M, class Weights>
+static inline void chains_rest(int rows, const float* x, size_t stride, const typename Weights::Element* weights,
+                               int count, float* sums, bool begin) {
   if constexpr (M > 0) {
     if (rows == M)
-      chains<M>(x, stride, weights, count, sums, begin);
+      chains<M, Weights>(x, stride, weights, count, sums, begin);
     else
-      chains_rest<M - 1>(rows, x, stride, weights, count, sums, begin);
+      chains_rest<M - 1, Weights>(rows, x, stride, weights, count, sums, begin);
   }
 }
 

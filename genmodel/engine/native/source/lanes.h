@@ -92,6 +92,15 @@ static inline Lanes load_half(const uint16_t* at) {
   }
   return r;
 }
+// sixteen pairs of bfloat16: the first ones and the second ones, for fewer operations than two of the above
+static inline void load_pairs(const uint16_t* at, Lanes& first, Lanes& second) {
+  SEGUE_EACH {
+    BitPart pairs;
+    memcpy(&pairs, at + 2 * i * kPart, sizeof pairs);
+    first.p[i] = (FloatPart)(pairs << 16);
+    second.p[i] = (FloatPart)(pairs & 0xffff0000u);
+  }
+}
 static inline Lanes load_ints(const int32_t* at, int32_t less = 0) {
   Lanes r;
   SEGUE_EACH {

@@ -109,15 +109,16 @@ static inline void in_passes(int rows, int most, Pass pass) {
 
 // One panel of weights that are floats. Block after block of its inputs, so that many rows find the block in the
 // cache; sums: [rows][kPanel] of this thread.
-template <class Weight>
+template <class Weights>
 static inline void panel_chains(const SegueLinear& linear, const Rows& x, int rows, int panel, float* sums,
                                 const Into& into) {
-  const Weight* weights = (const Weight*)linear.weights + (size_t)panel * kPanel * linear.in;
+  const auto* weights = (const typename Weights::Element*)linear.weights + (size_t)panel * kPanel * linear.in;
   for (int first_in = 0; first_in < linear.in; first_in += kChain) {
     const int count = linear.in - first_in < kChain ? linear.in - first_in : kChain;
     in_passes(rows, kChainRows, [&](int first, int many) {
-      chains_rest<kChainRows>(many, x.x + (size_t)first * x.stride + first_in, x.stride,
-                              weights + (size_t)first_in * kPanel, count, sums + (size_t)first * kPanel, !first_in);
+      chains_rest<kChainRows, Weights>(many, x.x + (size_t)first * x.stride + first_in, x.stride,
+                                       weights + (size_t)first_in * kPanel, count, sums + (size_t)first * kPanel,
+                                       !first_in);
     });
   }
   const int column = panel * kPanel;
@@ -134,9 +135,9 @@ static inline void multiply(Team& team, int thread, const SegueLinear& linear, c
       in_passes(rows, kMostRows,
                 [&](int first, int count) { panel_rest<kMostRows>(linear, x, first, count, panel, into); });
     else if (linear.form == kHalves)
-      panel_chains<uint16_t>(linear, x, rows, panel, sums, into);
+      panel_chains<HalfWeights>(linear, x, rows, panel, sums, into);
     else
-      panel_chains<float>(linear, x, rows, panel, sums, into);
+      panel_chains<FloatWeights>(linear, x, rows, panel, sums, into);
   team.wait();
 }
 

@@ -11,7 +11,8 @@ enum { kLane = 16, kPanel = 64 };
 enum { kInts, kHalves, kFloats };
 
 typedef struct {
-  // one panel of 64 columns is one stream of memory. Ints: int8 [out/64][in/4][64][4]; else [out/64][in][64]
+  // one panel of 64 columns is one stream of memory: int8 [out/64][in/4][64][4], bfloat16 [out/64][in/2][64][2], float32
+  // [out/64][in][64]
   const void* weights;
   const float* scale;   // [out] ints: what one unit of a weight is worth
   const float* bias;    // [out]
