@@ -25,7 +25,9 @@ class LMConfig:
 
     ``pattern`` and ``pattern_options`` name the order in which codebooks are written (``patterns.py``).
     ``cfg_coef`` is the guidance used when a caller names none. ``tie_embeddings`` (ours) makes each head the
-    first ``card`` rows of its codebook's embedding; AudioCraft's models never tie.
+    first ``card`` rows of its codebook's embedding; AudioCraft's models never tie. ``logit_scale`` (ours) is
+    what each codebook's logits are multiplied with, one number each (none: 1): a temperature of its own (Guo
+    et al. 2017, arXiv:1706.04599).
     """
 
     dim: int
@@ -49,8 +51,17 @@ class LMConfig:
     cfg_coef: float = 3.0
     two_step_cfg: bool = False
     tie_embeddings: bool = False
+    logit_scale: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.logit_scale and (len(self.logit_scale) != self.n_q or min(self.logit_scale) <= 0):
+            raise GenModelError(
+                "every codebook's logits need a scale above zero",
+                code="E_MODEL",
+                field="transformer_lm.logit_scale",
+                value=self.logit_scale,
+                allowed=f"{self.n_q} numbers above 0, or none",
+            )
         for name in ("dim", "num_heads", "num_layers", "n_q", "card"):
             if getattr(self, name) < 1:
                 raise GenModelError(
@@ -151,7 +162,18 @@ class LMConfig:
             cfg_coef=float(OmegaConf.select(cfg, "classifier_free_guidance.inference_coef", default=3.0)),
             two_step_cfg=bool(lm.get("two_step_cfg")),
             tie_embeddings=bool(lm.get("tie_embeddings")),
+            logit_scale=_numbers(lm.get("logit_scale"), "transformer_lm.logit_scale"),
         )
+
+
+def _numbers(value: Any, name: str) -> tuple[float, ...]:
+    """A list of a configuration; none where it is absent."""
+    try:
+        return tuple(float(one) for one in value or ())
+    except (TypeError, ValueError):
+        raise CheckpointError(
+            "this must be a list of numbers", field=name, value=value, allowed="a list of numbers"
+        ) from None
 
 
 # key -> values under which the network is the one computed here; None stands for "absent"

@@ -96,12 +96,17 @@ class LMModel(RestingModule):
         return sum({id(value): value.numel() for value in every if value is not None}.values())
 
     def head(self, k: int) -> tuple[Tensor, Tensor | None]:
-        """Weight [card, D] and bias of codebook k's head."""
+        """Weight [card, D] and bias of codebook k's head, times its logits' scale."""
         if self.config.tie_embeddings:
             table: Tensor = self.emb[k].weight  # type: ignore[assignment]
-            return table[: self.card], None
-        linear: nn.Linear = self.linears[k]  # type: ignore[assignment]
-        return linear.weight, linear.bias
+            weight, bias = table[: self.card], None
+        else:
+            linear: nn.Linear = self.linears[k]  # type: ignore[assignment]
+            weight, bias = linear.weight, linear.bias
+        scale = self.config.logit_scale[k] if self.config.logit_scale else 1.0
+        if scale == 1.0:
+            return weight, bias
+        return weight * scale, None if bias is None else bias * scale
 
     def encode_conditions(self, conditions: Sequence[ConditioningAttributes]) -> ConditionTensors:
         """Tokenize and embed the conditions of each row together."""

@@ -25,6 +25,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "layer-scale": {"layer_scale": True},
     "relu-eps": {"activation": "relu", "norm_eps": 1e-3, "positional_scale": 0.5, "max_period": 500.0},
     "tied": {"tie_embeddings": True},
+    "scaled": {"logit_scale": (1.0, 0.7, 1.4, 2.0)},
     "stereo-delays": {"n_q": 8, "pattern_options": {"delays": [0, 0, 1, 1, 2, 2, 3, 3]}},
     "no-delay": {"pattern": "parallel"},
     "flatten": {"pattern_options": {"delays": [0, 1, 2, 3], "flatten_first": 2, "empty_initial": 1}},

@@ -123,6 +123,9 @@ def cfg(**changes: Any) -> Any:
         ("qk_layer_norm", True),
         ("causal", False),
         ("activation", "silu"),
+        ("logit_scale", [1.0, 1.0]),
+        ("logit_scale", [1.0, 1.0, 0.0, 1.0]),
+        ("logit_scale", "loud"),
     ],
 )
 def test_networks_that_are_not_computed_here_are_refused_by_key(key: str, value: Any) -> None:
@@ -142,6 +145,18 @@ def test_configurations_without_a_language_model_are_refused() -> None:
         )
     with pytest.raises(CheckpointError, match="magnet"):
         LMConfig.from_audiocraft(OmegaConf.create({"lm_model": "transformer_lm_magnet"}))
+
+
+@pytest.mark.parametrize("more", [{"bias_proj": True}, {"tie_embeddings": True}])
+def test_a_scale_of_logits_is_a_temperature_of_each_codebook(more: dict[str, Any]) -> None:
+    scales = [1.0, 0.5, 2.0, 1.25]
+    plain, scaled = tiny_lm(**more), tiny_lm(**more, logit_scale=tuple(scales))
+    scaled.load_state_dict(plain.state_dict())
+    tokens = torch.randint(0, plain.card, (2, 4, 6))
+    wanted = plain(tokens) * torch.tensor(scales)[:, None, None]
+    assert torch.allclose(scaled(tokens), wanted, rtol=1e-5, atol=1e-6)
+    assert LMConfig.from_audiocraft(cfg(logit_scale=scales)).logit_scale == tuple(scales)
+    assert LMConfig.from_audiocraft(cfg()).logit_scale == ()
 
 
 def test_biases_are_found_in_the_tensors_whatever_the_configuration_says() -> None:

@@ -11,7 +11,7 @@ import torch
 
 import genmodel.pocket
 from genmodel.codec import StemsCompressionModel, get_wrapped_compression_model
-from genmodel.pocket.recipe.configs import DELAYS, lm_config
+from genmodel.pocket.recipe.configs import DELAYS, lm_config, shipped
 
 FOLDER = Path(genmodel.pocket.__file__).parent
 DEMO = Path(__file__).resolve().parents[2] / "bridge_clients" / "cli" / "demo"
@@ -67,7 +67,7 @@ def test_the_recipe_would_write_this_configuration(loaded) -> None:
     from omegaconf import OmegaConf
 
     config = OmegaConf.to_container(loaded[1].cfg, resolve=True)
-    expected = lm_config(seconds=config["dataset"]["segment_duration"])
+    expected = shipped(lm_config(seconds=config["dataset"]["segment_duration"]))
     for part in ("transformer_lm", "codebooks_pattern", "fuser", "stems"):
         assert config[part] == expected[part], part
 

@@ -24,6 +24,12 @@ enough to tell the stems apart, and the mean of both channels is the mono stem. 
 is exact."""
 
 
+LOGIT_SCALE = {"drums": 1.0, "bass": 1.0465, "other": 1.0465}
+"""Of each stem's codebooks: at temperature 0.9 bass and other are drawn at 0.86. Measured on 100 prompts: all
+at 0.9 give bass and other a percussive share of 0.256 and keep the tempo in 0.94, all at 0.85 0.243 and 0.87.
+"""
+
+
 def lm_config(
     dim: int = 256, layers: int = 6, heads: int = 4, card: int = 1024, seconds: float = 15.0
 ) -> dict[str, Any]:
@@ -65,6 +71,12 @@ def lm_config(
             "look_ahead_frames": 25}},
         },
     }  # fmt: skip
+
+
+def shipped(config: dict[str, Any]) -> dict[str, Any]:
+    """What goes beside the weights: training knows nothing of the logits' scale."""
+    scales = [LOGIT_SCALE[stem] for _ in range(CODEBOOKS) for stem in STEMS]
+    return config | {"transformer_lm": config["transformer_lm"] | {"logit_scale": scales}}
 
 
 POSITION_SCALE = 0.2

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor
 
-from genmodel.pocket.recipe.configs import GUIDANCE, PAN, codec_config, lm_config
+from genmodel.pocket.recipe.configs import GUIDANCE, PAN, codec_config, lm_config, shipped
 from genmodel.pocket.recipe.journal import load_state
 from genmodel.pocket.recipe.render import MIX_DB
 from genmodel.pocket.recipe.song import STEMS
@@ -89,7 +89,7 @@ def export_lm(checkpoint: Path, out: Path) -> None:
     plan = state["plan"]
     config = lm_config(plan["dim"], plan["layers"], plan["heads"], seconds=plan["seconds"])
     _write_tensors(out / "lm.safetensors", half(state["model"]))
-    _write(out / "lm.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+    _write(out / "lm.yaml", OmegaConf.to_yaml(OmegaConf.create(shipped(config))))
 
 
 def write_manifest(
