@@ -179,13 +179,15 @@ def _torch(status: int | None, out: str, err: str) -> Finding:
 def _native(status: int | None, out: str, err: str) -> Finding:
     """Which native kernels run here: the models' own answer."""
     if status is None:
-        return Finding("native", f"the int8 kernels did not answer within {_BUDGET_S:g} s", NOTE, "ask again")
+        return Finding(
+            "native", f"the native kernels did not answer within {_BUDGET_S:g} s", NOTE, "ask again"
+        )
     try:
         told = json.loads(out)
         return Finding("native", str(told["found"]), str(told["level"]), str(told["advice"]))
     except (ValueError, KeyError, TypeError):
         last = (err.strip() or f"status {status}").splitlines()[-1]
-        found = f"int8 kernels cannot be used ({last[:120]})"
+        found = f"native kernels cannot be used ({last[:120]})"
         return Finding("native", found, NOTE, "send this with a report")
 
 

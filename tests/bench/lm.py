@@ -3,7 +3,8 @@
 Both hold the same weights (the peer's are views of ours) and hear the same 16 text vectors; guidance 3. Each
 round times a whole generation of every contender once; a warming round, in which greedy tokens are compared,
 is left out. Figures are medians. ``xrt``: seconds of audio per second of language model time; the codec is
-not in it. int8 is compared with the peer's bfloat16.
+not in it. int8 is compared with the peer's bfloat16. Where float32 and bfloat16 run in the native kernels
+torch's form of our steps runs beside them (``native_over_torch``).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genmodel.engine.kernels import native_absent, packing_available
+from genmodel.engine.kernels import PRECISIONS, native_absent, native_floats, packing_available
 from genmodel.engine.native.network import NativeNetwork
 from genmodel.engine.network import Network
 from genmodel.engine.stepper import Stepper
@@ -195,8 +196,8 @@ class Peer:
 class Ours:
     """Whole generations by the engine, caches empty at the start as for the peer."""
 
-    def __init__(self, lm: LMModel, precision: str) -> None:
-        self.lm, self.stepper = lm, Stepper(lm, 1, precision)
+    def __init__(self, lm: LMModel, precision: str, native: bool = True) -> None:
+        self.lm, self.stepper = lm, Stepper(lm, 1, precision, native=native)
 
     def __call__(self, frames: int, sample: bool = True) -> Tensor:
         rows = [ConditioningAttributes(text={"description": "a text"})]
@@ -232,7 +233,7 @@ def precisions(asked: str | None) -> list[str]:
     if asked is not None:
         return [name for name in NAMES if name in asked.split(",")]
     found = ["float32"]
-    if packing_available(torch.bfloat16):
+    if packing_available(torch.bfloat16) or native_floats():
         found.append("bfloat16")
     return found if native_absent() else [*found, "int8"]
 
@@ -270,6 +271,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     hidden: Tensor = lm.condition_provider.conditioners["description"].hidden  # type: ignore[assignment]
     ours = {NAMES[name]: Ours(lm, name) for name in precisions(args.precision)}
     contenders: dict[str, Callable[..., Tensor]] = dict(ours)
+    if native_floats():
+        for name in precisions(args.precision):
+            if name != "int8" and packing_available(PRECISIONS[name]):
+                contenders[f"torch_{NAMES[name]}"] = Ours(lm, name, native=False)
     peer = peer_model(lm)
     if "fp32" in ours:
         contenders["peer_fp32"] = Peer(peer, hidden)
@@ -284,14 +289,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         )
     times: dict[str, list[float]] = {name: [] for name in contenders}
     load_before = os.getloadavg()[0]
+    bandwidths = []
     for number in range(args.rounds + 1):
+        bandwidths.append(read_bandwidth_gbs())
         for name, generate in contenders.items():
             begun = time.perf_counter()
             generate(frames)
             if number:
                 times[name].append(time.perf_counter() - begun)
     result |= by_place(ours, max(1, args.rounds))
-    bandwidth = read_bandwidth_gbs()
+    bandwidth = statistics.median(bandwidths)
     steps = frames + CODEBOOKS - 1
     per_step = {name: statistics.median(values) / steps for name, values in times.items()}
     bytes_per_step = {name: weights_per_step(one.stepper.network) for name, one in ours.items()}
@@ -299,6 +306,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         rival = "peer_fp32" if name == "fp32" else "peer_bf16"
         result[f"ratio_{name}"] = per_step[rival] / per_step[name]
         result[f"xrt_{name}"] = 1 / FRAME_RATE / per_step[name]
+    result["native_over_torch"] = {
+        name: per_step[f"torch_{name}"] / per_step[name] for name in ours if f"torch_{name}" in per_step
+    }
     if "peer_fp32" in per_step:
         result["prefill_steps"] = {
             name: found / per_step["peer_fp32"] for name, found in result["prefill_s"].items()

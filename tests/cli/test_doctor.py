@@ -69,7 +69,7 @@ def test_nothing_is_wrong_before_the_first_start_and_nothing_is_made(house: Hous
     assert "made at the first start" in found["state"]["found"]
     assert not house.state.exists() and not house.runtime.exists()
     assert found["zeromq"]["found"].endswith("with ipc and curve")
-    assert "int8 kernels" in found["native"]["found"]
+    assert "native kernels" in found["native"]["found"]
 
 
 def test_the_native_kernels_say_where_they_run_without_being_compiled(

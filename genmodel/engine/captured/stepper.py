@@ -216,7 +216,7 @@ def stepper_for(
     lm: LMModel, slots: int = 8, precision: str | None = None, capture: str = "auto", slices: bool = True
 ) -> Stepper:
     """The stepper for a device. ``capture``: "on" or "off"; "auto" means on CUDA. Where nothing can be
-    captured "on" runs the same code as it is written; the native int8 kernels have a step of their own.
+    captured "on" runs the same code as it is written; int8 has a step of its own, in the native kernels.
 
     Raises GenModelError for another word.
     """

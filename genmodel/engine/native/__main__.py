@@ -20,14 +20,14 @@ def standing() -> dict[str, str]:
         if file is not None:
             _, paths = build.load(file)
             where = "installed" if file.parent == build.PACKAGE else "compiled here"
-            return {"found": f"int8 kernels run on {paths[-1]} ({where})", "level": "ok", "advice": ""}
+            return {"found": f"native kernels run on {paths[-1]} ({where})", "level": "ok", "advice": ""}
     except build.NativeAbsentError as error:
         return {"found": str(error), "level": "ok", "advice": ""}
     command = build.compiler()
     if command is not None:
-        found = f"int8 kernels are compiled on first use, by {command}"
+        found = f"native kernels are compiled on first use, by {command}"
         return {"found": found, "level": "ok", "advice": ""}
-    return {"found": "int8 kernels are not here: no C++ compiler", "level": "note", "advice": ADVICE}
+    return {"found": "native kernels are not here: no C++ compiler", "level": "note", "advice": ADVICE}
 
 
 if __name__ == "__main__":
