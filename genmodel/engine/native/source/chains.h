@@ -7,10 +7,12 @@
 
 namespace SEGUE_PATH {
 
-constexpr int kChain = 256;  // inputs: so much of a panel is 64 KiB of float32, which the second cache keeps
+constexpr int kChain = 128;  // inputs: so much of a panel is 32 KiB of float32, which the first cache keeps
 #if defined(__AVX512F__)
 constexpr int kChainRows = 6;  // with 4 lanes 24 sums and 4 weights, as in dots.h
-#elif defined(__AVX2__) || defined(__aarch64__)
+#elif defined(__AVX2__)
+constexpr int kChainRows = 3;  // with 2 lanes 12 sums; 6 rows and 1 lane took a tenth longer
+#elif defined(__aarch64__)
 constexpr int kChainRows = 6;
 #else
 constexpr int kChainRows = 2;
@@ -36,7 +38,7 @@ static inline void chains(const float* x, size_t stride, const typename Weights:
 #if defined(__AVX512F__)
   constexpr int kAtOnce = kPanel / kLane;
 #else
-  constexpr int kAtOnce = M <= 3 && kChainRows > 2 ? 2 : 1;  // lanes: as many sums as registers hold
+  constexpr int kAtOnce = M <= 3 && kChainRows > 2 ? 2 : 1;  // lanes, as many sums as registers hold
 #endif
   for (int part = 0; part < kPanel; part += kAtOnce * kLane) {
     Lanes acc[M][kAtOnce];
@@ -50,8 +52,8 @@ static inline void chains(const float* x, size_t stride, const typename Weights:
       SEGUE_UNROLL
       for (int j = 0; j < kAtOnce; j++) {
         Weights::load_to(at + j * kLane * kInputs, w[j]);
-        // as in dots.h: they come from memory once a step
-        if (M <= 4) __builtin_prefetch((const char*)(at + j * kLane * kInputs) + 4096);
+        // as in dots.h: they come from memory once a step, and once for many rows
+        if (M <= 2 || (M <= 4 && kChainRows > M)) __builtin_prefetch((const char*)(at + j * kLane * kInputs) + 4096);
       }
       SEGUE_UNROLL
       for (int i = 0; i < kInputs; i++)
