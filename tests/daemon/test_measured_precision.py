@@ -33,7 +33,7 @@ def _measure(house: House) -> None:
 
 def test_a_job_keeps_its_take_whole_when_another_precision_was_measured_meanwhile() -> None:
     house = House("worker.threads=1", "life.drain_s=0.1", "takes.chunk_s=0.25", model="pocket", real=True)
-    house.hook["SEGUE_NATIVE"] = "0"  # else pocket's own record, which is about int8, would count
+    house.hook["SEGUE_NATIVE"] = "0"  # else the record that pocket brings would count
     try:
         with house.start().client() as wire:
             whole = wire.events(wire.ask(submit(0.5, mode="generate", rate=32_000)).job, wait_s=120)

@@ -19,9 +19,10 @@ from genmodel.bench.quality import distance, reference_takes
 from genmodel.measured import Figures, Record
 
 CPU = torch.device("cpu")
-TORCH = measured.kernels_of("float32") or ""
-EXACT = Figures(TORCH, xrt=2.0, kl=0.0, kl_p99=0.0, top1=1.0, tokens=6000)
-CLOSE = Figures(TORCH, xrt=4.0, kl=1e-4, kl_p99=1e-3, top1=0.98, tokens=6000)
+HERE = measured.kernels_of("float32") or ""
+IN_TORCH = "torch 2.10.0 lean-1"
+EXACT = Figures(HERE, xrt=2.0, kl=0.0, kl_p99=0.0, top1=1.0, tokens=6000)
+CLOSE = Figures(HERE, xrt=4.0, kl=1e-4, kl_p99=1e-3, top1=0.98, tokens=6000)
 
 
 def record(sha256: str = "a" * 64, **more: Any) -> Record:
@@ -72,7 +73,7 @@ def test_what_was_forgotten_is_gone_and_the_rest_stays(file: Path) -> None:
 @pytest.mark.parametrize(
     "worse",
     [
-        {"kl": 1.1e-3}, {"kl_p99": 1.1e-2}, {"top1": 0.949}, {"tokens": 3999}, {"xrt": 2.29},
+        {"kl": 1.1e-3}, {"kl_p99": 1.1e-2}, {"top1": 0.949}, {"tokens": 3999}, {"xrt": 2.49},
         {"kernels": "torch 0.1"},
     ],
     ids=lambda worse: next(iter(worse)),
@@ -83,6 +84,15 @@ def test_a_precision_is_taken_only_where_it_is_safe_faster_and_still_the_same(wo
     choice = measured.best_of(record(precisions={"float32": EXACT, "bfloat16": one}), "float32")
     assert choice.precision == "float32" and choice.why.startswith("auto: ")
     assert (one.unsafe is None) == (next(iter(worse)) in ("xrt", "kernels"))
+
+
+def test_what_is_closer_to_float32_stays_where_the_other_is_hardly_faster() -> None:
+    for xrt, taken in ((4.9, "bfloat16"), (5.1, "int8")):
+        farther = dataclasses.replace(CLOSE, xrt=xrt, kl=9e-4)
+        found = record(precisions={"int8": farther, "float32": EXACT, "bfloat16": CLOSE})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(measured, "kernels_of", lambda name: HERE)
+            assert measured.best_of(found, "float32").precision == taken
 
 
 def test_the_fastest_of_the_safe_ones_is_taken() -> None:
@@ -107,7 +117,7 @@ def test_int8_is_taken_only_with_the_library_that_was_measured(monkeypatch: pyte
     found = record(precisions={"float32": EXACT, "int8": one})
     assert measured.kernels_of("int8") is None
     assert measured.best_of(found, "float32").precision == "float32"
-    monkeypatch.setattr(measured, "kernels_of", lambda name: "segue-0123 avx2" if name == "int8" else TORCH)
+    monkeypatch.setattr(measured, "kernels_of", lambda name: "segue-0123 avx2" if name == "int8" else HERE)
     assert measured.best_of(found, "float32").precision == "int8"
 
 
@@ -162,16 +172,17 @@ def test_a_file_that_cannot_be_written_is_an_error_and_leaves_nothing(tmp_path: 
 def _bringing(folder: Path, **more: Any) -> Any:
     """A model whose folder says that int8 is safe and fast."""
     int8 = dataclasses.replace(CLOSE, kernels="segue-0123 avx512", xrt=6.0)
-    precisions = {"float32": EXACT, "bfloat16": CLOSE, "int8": int8}
+    exact, close = (dataclasses.replace(one, kernels=IN_TORCH) for one in (EXACT, CLOSE))
+    precisions = {"float32": exact, "bfloat16": close, "int8": int8}
     measured.save(record(processor="another", precisions=precisions, **more), folder / measured.BROUGHT)
     return SimpleNamespace(device=CPU, checkpoint=SimpleNamespace(sha256="a" * 64, path=folder))
 
 
 def _with_kernels(monkeypatch: pytest.MonkeyPatch, version: str | None) -> None:
-    monkeypatch.setattr(measured, "kernels_of", lambda name: version if name == "int8" else TORCH)
+    monkeypatch.setattr(measured, "kernels_of", lambda name: version if name == "int8" else IN_TORCH)
 
 
-def test_a_record_that_a_model_brings_counts_for_int8_until_something_was_measured_here(
+def test_a_record_that_a_model_brings_counts_for_native_kernels_until_something_was_measured_here(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _with_kernels(monkeypatch, "segue-4567 avx2")
@@ -180,6 +191,20 @@ def test_a_record_that_a_model_brings_counts_for_int8_until_something_was_measur
     assert choice.why.startswith("auto: measured with the model on 2026-11-23: 3.0 times as fast as float32")
     measured.save(record(precisions={"float32": EXACT}), file)  # here nothing else was worth it
     assert measured.choose(_bringing(tmp_path), file).precision == "float32"
+
+
+def test_bfloat16_too_may_have_been_measured_elsewhere(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native = dataclasses.replace(CLOSE, kernels="segue-0123 avx512")
+    slight = dataclasses.replace(native, xrt=4.5, kl=9e-4)
+    found = record(processor="another", precisions={"float32": EXACT, "bfloat16": native, "int8": slight})
+    measured.save(found, tmp_path / measured.BROUGHT)
+    model = SimpleNamespace(device=CPU, checkpoint=SimpleNamespace(sha256="a" * 64, path=tmp_path))
+    for here, taken in ((IN_TORCH, "float32"), ("segue-4567 avx2", "bfloat16")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(measured, "kernels_of", lambda name, here=here: here)
+            assert measured.choose(model, file).precision == taken
 
 
 @pytest.mark.parametrize("kernels", [None, "segue-4567 portable"])
