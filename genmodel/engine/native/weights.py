@@ -94,10 +94,12 @@ class NativeLinear:
         if (rows, columns) != tuple(values.shape):
             full = torch.zeros(rows, columns, dtype=dtype)
             full[: self.outputs, :inputs] = values
-        # panels of 64 outputs, in each as many inputs beside each other as fill 32 bits
-        beside = 4 // dtype.itemsize
-        laid = self._weights.view(rows // PANEL, columns // beside, PANEL, beside)
-        laid.copy_(full.view(rows // PANEL, PANEL, columns // beside, beside).transpose(1, 2))
+        # panels of 64 outputs, in each as many inputs beside each other as fill 32 bits; panel by panel, because
+        # torch turns matrices quickly and nothing else
+        panels = full.contiguous().view(torch.int32).view(rows // PANEL, PANEL, -1)
+        laid = self._weights.view(torch.int32).view(rows // PANEL, -1, PANEL)
+        for place, panel in zip(laid, panels, strict=True):
+            place.copy_(panel.t())
         if dtype == torch.int8:
             self._sums = full.sum(1, dtype=torch.int32)
         self.c = CLinear(
