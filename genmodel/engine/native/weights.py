@@ -94,8 +94,8 @@ class NativeLinear:
         if (rows, columns) != tuple(values.shape):
             full = torch.zeros(rows, columns, dtype=dtype)
             full[: self.outputs, :inputs] = values
-        # panels of 64 outputs, in each as many inputs beside each other as fill 32 bits; panel by panel, because
-        # torch turns matrices quickly and nothing else
+        # Panels of 64 outputs, in each as many inputs beside each other as fill 32 bits. One by one, because
+        # torch turns matrices quickly and nothing else.
         panels = full.contiguous().view(torch.int32).view(rows // PANEL, PANEL, -1)
         laid = self._weights.view(torch.int32).view(rows // PANEL, -1, PANEL)
         for place, panel in zip(laid, panels, strict=True):
