@@ -59,7 +59,7 @@ class Aim:
             return "not measured"
         if isinstance(value, bool):
             return "yes" if value else "no"
-        figure = f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"  # three digits, but 2000 is not 2e+03
+        figure = f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"  # not 2e+03
         return figure + self._behind
 
     @property
